@@ -1,0 +1,1 @@
+"""Choosers of the pipeline for a request, bundled."""

@@ -1,0 +1,1 @@
+"""Spot sources and provisioners, bundled."""

@@ -1,0 +1,1 @@
+"""How node agents come to be, bundled."""

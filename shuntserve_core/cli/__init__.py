@@ -1,0 +1,70 @@
+"""The command line `shuntserve`: one file a command, imported only when that command runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import click
+
+from shuntserve_core import __version__
+from shuntserve_core.errors import UserError
+
+
+class _Command(NamedTuple):
+    target: str
+    summary: str
+
+
+COMMANDS = {
+    "plugins": _Command("shuntserve_core.cli.plugins:plugins", "Show what is installed."),
+}
+"""Every command, where it lives, and its line in `shuntserve --help`."""
+
+
+class _LazyGroup(click.Group):
+    """Lists commands from the table above, and imports the one that is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="shuntserve")
+@click.option(
+    "--disable-plugin",
+    "disabled",
+    multiple=True,
+    metavar="NAME",
+    help="Leave a plugin out (repeatable; also SHUNTSERVE_DISABLE_PLUGINS=a,b).",
+)
+@click.pass_context
+def cli(ctx: click.Context, disabled: tuple[str, ...]) -> None:
+    """Serve one large language model on mixed, interruptible GPUs as one endpoint."""
+    ctx.obj = disabled
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on standard error and exit status 2."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except UserError as error:
+        click.echo(f"shuntserve: {error}", err=True)
+        sys.exit(error.exit_code)

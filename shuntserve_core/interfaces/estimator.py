@@ -1,0 +1,101 @@
+"""What predicts a pipeline's behaviour: the interface of every optimizer and the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shuntserve_core.types import Estimate, InstanceType, ModelSpec, StageKind, Workload
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+class Position(NamedTuple):
+    """Where in a pipeline a stage stands: the first embeds, the last computes logits."""
+
+    first: bool
+    last: bool
+
+
+class StageWork(NamedTuple):
+    """Seconds that a stage is busy with one whole pipeline batch; arrays over batch sizes.
+
+    A stage of n layers takes `prefill_layer * n + prefill_fixed` for the prefill of every request
+    of the batch, and `decode_layer * n + decode_fixed` for all their decode steps.  An estimator
+    that does not tell the two phases apart reports everything as prefill.
+    """
+
+    prefill_layer: Floats
+    prefill_fixed: Floats
+    decode_layer: Floats
+    decode_fixed: Floats
+
+
+class Scores(NamedTuple):
+    """What optimizers compare pipelines by; arrays over pipelines.  Infeasible ones are all 0,
+    with latencies infinite."""
+
+    throughput_rps: Floats
+    batch: Ints
+    latency: Floats
+    """Seconds, one request alone."""
+    ttft: Floats
+    tpot: Floats
+
+
+class BoundEstimator(Protocol):
+    """An estimator that knows the model, the workload and the instance types.
+
+    For every pipeline, `scores` must equal what follows from the parts:
+
+    * batch G = least `batch_limit` over the stages, 0 being infeasible;
+    * A and D = greatest prefill and decode seconds over the stages, by `stage_work` at G;
+    * throughput = G / `period(G, depth, A, D)`.
+
+    `batch_limit` must not grow with layers, work must not be negative, and `period` must not
+    shrink as A or D grows: exact optimizers rely on it for their bounds.
+    """
+
+    model: ModelSpec
+    workload: Workload
+    catalog: Mapping[str, InstanceType]
+
+    def batch_limit(self, kind: StageKind, position: Position) -> Ints:
+        """Requests whose KV cache fits a stage, by its number of layers: shape (layers + 1,)."""
+        ...
+
+    def stage_work(self, kind: StageKind, position: Position, depth: int, batch: Ints) -> StageWork:
+        """Work of a stage in a pipeline of `depth` stages, for each pipeline batch in `batch`."""
+        ...
+
+    def period(self, batch: Ints, depth: int, prefill: Floats, decode: Floats) -> Floats:
+        """Seconds that a pipeline needs for one batch, given its slowest stage's busy seconds.
+
+        `batch`, `prefill` and `decode` are broadcast against each other.
+        """
+        ...
+
+    def scores(self, kinds: Sequence[StageKind], choice: Ints, layers: Ints) -> Scores:
+        """Score n pipelines of the same depth P at once.
+
+        `choice` (n, P) indexes `kinds`; `layers` (n, P) sums to the model's layers in each row.
+        """
+        ...
+
+    def estimate(self, stages: Sequence[tuple[StageKind, int]]) -> Estimate:
+        """One pipeline, (kind, layers) in order, with its breakdown."""
+        ...
+
+
+class Estimator(Protocol):
+    """A way to predict; its attrs fields are the options of the `[estimator]` table."""
+
+    def bind(
+        self, model: ModelSpec, workload: Workload, catalog: Mapping[str, InstanceType]
+    ) -> BoundEstimator:
+        """Fix what does not change during a search."""
+        ...

@@ -1,0 +1,1 @@
+"""For plugin authors: contract tests to subclass, and stand-ins for what a test cannot have."""
