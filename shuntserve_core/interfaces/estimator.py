@@ -54,10 +54,12 @@ class BoundEstimator(Protocol):
 
     * batch G = least `batch_limit` over the stages, 0 being infeasible;
     * A and D = greatest prefill and decode seconds over the stages, by `stage_work` at G;
-    * throughput = G / `period(G, depth, A, D)`.
+    * throughput = G / `period(G, depth, A, D)`;
+    * TTFT and TPOT = `latencies(G, depth, A, D)`;
+    * latency = sum over the stages of `alone`: seconds a layer times layers, plus fixed seconds.
 
-    `batch_limit` must not grow with layers, work must not be negative, and `period` must not
-    shrink as A or D grows: exact optimizers rely on it for their bounds.
+    `batch_limit` must not grow with layers, work must not be negative, and neither `period` nor
+    `latencies` may shrink as A or D grows: exact optimizers rely on it for their bounds.
     """
 
     model: ModelSpec
@@ -65,7 +67,10 @@ class BoundEstimator(Protocol):
     catalog: Mapping[str, InstanceType]
 
     def batch_limit(self, kind: StageKind, position: Position) -> Ints:
-        """Requests whose KV cache fits a stage, by its number of layers: shape (layers + 1,)."""
+        """Requests whose KV cache fits a stage, by its number of layers: shape (layers + 1,).
+
+        Entry 0 repeats entry 1.  All are 0 for a tensor-parallel degree that the model refuses.
+        """
         ...
 
     def stage_work(self, kind: StageKind, position: Position, depth: int, batch: Ints) -> StageWork:
@@ -77,6 +82,16 @@ class BoundEstimator(Protocol):
 
         `batch`, `prefill` and `decode` are broadcast against each other.
         """
+        ...
+
+    def latencies(
+        self, batch: Ints, depth: int, prefill: Floats, decode: Floats
+    ) -> tuple[Floats, Floats]:
+        """TTFT and TPOT in seconds at a full batch; arguments as for `period`."""
+        ...
+
+    def alone(self, kind: StageKind, position: Position, depth: int) -> tuple[float, float]:
+        """What a stage adds to the latency of a request that is alone: (a layer, fixed), s."""
         ...
 
     def scores(self, kinds: Sequence[StageKind], choice: Ints, layers: Ints) -> Scores:

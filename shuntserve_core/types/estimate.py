@@ -42,7 +42,7 @@ class Estimate:
     """Seconds for each further token, at the steady batch."""
     latency: float
     """Seconds for one request that is alone in the pipeline."""
-    stages: tuple[StageEstimate, ...] = field(converter=tuple)
+    stages: tuple[StageEstimate, ...]
     reason: str = ""
     """Why the throughput is 0, if it is."""
 

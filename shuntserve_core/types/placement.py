@@ -45,7 +45,7 @@ class Stage:
 class Pipeline:
     """Stages that hold the whole model, in order: one replica."""
 
-    stages: tuple[Stage, ...] = field(converter=tuple)
+    stages: tuple[Stage, ...]
     estimate: Estimate
 
     @property
@@ -62,7 +62,7 @@ class Pipeline:
 class Placement:
     """The pipelines that an optimizer chose, and what it left unused."""
 
-    pipelines: tuple[Pipeline, ...] = field(converter=tuple)
+    pipelines: tuple[Pipeline, ...]
     unused: Mapping[str, int]
     """Whole instances left over, by type name."""
     cost_per_hour: float

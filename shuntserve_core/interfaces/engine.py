@@ -1,0 +1,92 @@
+"""What runs a pipeline.
+
+An engine plugin says which processes a pipeline needs; node agents start them.  Rank 0 of stage 0
+opens a link (`shuntserve_core.link.server`) that takes `EngineRequest`s and yields `StepOutput`s,
+one frame a step.  Nothing else is known of an engine: the same manager, dispatcher and tensor stores serve all.
+
+Every worker process reports on its standard output, one JSON object a line:
+
+* `{"event": "listening", "address": "host:port"}` once its link is open (rank 0 only);
+* `{"event": "ready"}` when it has its weights and could serve if it owned KV memory.
+
+It ends on SIGTERM, and when its standard input closes (its agent has died).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+
+from shuntserve_core.types.model import ModelSpec
+
+
+@frozen
+class RankLaunch:
+    """One GPU's part of a stage."""
+
+    node: str
+    host: str
+    """Address that the other ranks reach this node by."""
+    gpu: int
+    """Index of the GPU on its node."""
+    stage: int
+    tp_rank: int
+    store_socket: str
+    """Unix socket of the tensor store that owns this GPU's memory; empty if the engine needs none."""
+
+
+@frozen
+class EngineLaunch:
+    """Everything that the processes of one engine must know."""
+
+    engine_id: str
+    model: ModelSpec
+    model_dir: str
+    """Directory with `config.json` and the tokenizer, present on every node."""
+    layers: tuple[tuple[int, int], ...] = field(converter=tuple)
+    """First layer and end of each stage."""
+    tensor_parallel: tuple[int, ...] = field(converter=tuple)
+    """Degree of each stage."""
+    ranks: tuple[RankLaunch, ...] = field(converter=tuple)
+    """Stage by stage, and within a stage by rank; global rank is the index."""
+    rendezvous: str
+    """`host:port` free on rank 0's node, for the ranks to find each other."""
+    link_token: str
+    """Secret that whoever opens the link must present."""
+    max_batch: int
+    max_length: int
+    kv_bytes: int
+    """KV memory that each rank may own, in bytes."""
+    stage_seconds: Mapping[str, float] = field(factory=dict)
+    """The estimate (`ttft`, `tpot`, `throughput_rps`), for engines that only pretend."""
+    options: Mapping[str, object] = field(factory=dict)
+    """The engine's own options from the config."""
+
+
+@frozen
+class WorkerCommand:
+    """A process that a node agent starts."""
+
+    node: str
+    argv: tuple[str, ...] = field(converter=tuple)
+    environment: Mapping[str, str] = field(factory=dict)
+    """On top of the agent's environment."""
+    stdin: str = ""
+    """Written to its standard input, which then stays open for as long as the agent lives."""
+    ranks: tuple[int, ...] = field(default=(), converter=tuple)
+    """Global ranks that run in it."""
+
+
+class Engine(Protocol):
+    """An engine plugin; its attrs fields are the options of the `[engine]` table."""
+
+    needs_weights: bool
+    """Whether each rank wants a tensor store."""
+    features: frozenset[str]
+    """As in `EngineInfo.features`: known before any engine runs, so that requests can be refused."""
+
+    def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
+        """Processes of this engine, rank 0's first."""
+        ...

@@ -1,0 +1,44 @@
+"""How node agents come to be."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import frozen
+
+
+@frozen
+class NodeSpec:
+    """A node that should exist."""
+
+    name: str
+    """`<instance type>#<number>`."""
+    instance: str
+    gpus: int
+
+
+@frozen
+class AgentAddress:
+    """Where a node's agent listens, and the secret that it wants to hear."""
+
+    node: str
+    url: str
+    token: str
+    host: str
+    """Address by which other nodes reach this one."""
+
+
+class Launcher(Protocol):
+    """Starts and ends node agents; its attrs fields are the options of the `[launcher]` table."""
+
+    async def launch(self, node: NodeSpec) -> AgentAddress:
+        """Start an agent and wait until it answers.  Raises `UserError` where it cannot."""
+        ...
+
+    async def adopt(self) -> list[AgentAddress]:
+        """Agents that an earlier control plane left running."""
+        ...
+
+    async def terminate(self, node: str) -> None:
+        """End a node: its agent and everything it started.  Unknown nodes are ignored."""
+        ...
