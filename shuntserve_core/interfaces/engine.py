@@ -2,7 +2,8 @@
 
 An engine plugin says which processes a pipeline needs; node agents start them.  Rank 0 of stage 0
 opens a link (`shuntserve_core.link.server`) that takes `EngineRequest`s and yields `StepOutput`s,
-one frame a step.  Nothing else is known of an engine: the same manager, dispatcher and tensor stores serve all.
+one frame a step.  Nothing else is known of an engine: the same manager, dispatcher and tensor
+stores serve all.
 
 Every worker process reports on its standard output, one JSON object a line:
 
@@ -34,7 +35,7 @@ class RankLaunch:
     stage: int
     tp_rank: int
     store_socket: str
-    """Unix socket of the tensor store that owns this GPU's memory; empty if the engine needs none."""
+    """Unix socket of the tensor store that owns this GPU's memory; empty if none is needed."""
 
 
 @frozen
@@ -85,7 +86,7 @@ class Engine(Protocol):
     needs_weights: bool
     """Whether each rank wants a tensor store."""
     features: frozenset[str]
-    """As in `EngineInfo.features`: known before any engine runs, so that requests can be refused."""
+    """As in `EngineInfo.features`: known before any engine runs, to refuse requests by."""
 
     def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
         """Processes of this engine, rank 0's first."""

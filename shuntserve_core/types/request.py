@@ -1,0 +1,116 @@
+"""What travels between front door and engine: token ids in, token ids out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+from attrs.validators import ge, in_, optional
+
+FINISH_REASONS = ("stop", "length", "error")
+
+
+@frozen
+class SamplingParams:
+    """How tokens are chosen.  All counts are of output tokens, resumed ones included."""
+
+    max_tokens: int = field(validator=ge(1))
+    min_tokens: int = field(default=0, validator=ge(0))
+    """No stop token is chosen before so many tokens."""
+    temperature: float = field(default=1.0, validator=ge(0))
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 is off."""
+    min_p: float = 0.0
+    seed: int = 0
+    """Always set: the front door draws one where the client gave none, so that every request can
+    be resumed.  Token k of the output is drawn from a stream that depends on (seed, k) alone."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(factory=dict)
+    stop_token_ids: tuple[int, ...] = field(default=(), converter=tuple)
+    """Tokens that end the output; they are reported as generated, and make no text."""
+    logprobs: int | None = None
+    """Alternatives to report for each token; 0 is the chosen token alone, None is off."""
+    guided: Mapping[str, Any] | None = None
+    """A constraint on the text, such as `{"json_schema": {...}}`, for engines that can."""
+
+
+@frozen
+class EngineRequest:
+    """One sequence to generate.  A resumed one carries the tokens that it already has."""
+
+    id: str
+    prompt: tuple[int, ...] = field(converter=tuple)
+    sampling: SamplingParams
+    output: tuple[int, ...] = field(default=(), converter=tuple)
+    """Tokens generated before, to be treated as output (penalties, `min_tokens`, grammar, seed)."""
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What an engine must be able to do for this request; see `EngineInfo.features`."""
+        s = self.sampling
+        used = {
+            "sampling": s.temperature > 0,
+            "penalties": bool(s.presence_penalty or s.frequency_penalty)
+            or s.repetition_penalty != 1.0,
+            "logit_bias": bool(s.logit_bias),
+            "logprobs": s.logprobs is not None,
+            "guided": s.guided is not None,
+            "resume": bool(self.output),
+        }
+        return frozenset(name for name, needed in used.items() if needed)
+
+
+@frozen
+class TokenLogprob:
+    """The probability of one generated token, and of its best alternatives."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = field(default=(), converter=tuple)
+    """(token id, logprob), most probable first."""
+
+
+@frozen
+class StepOutput:
+    """What one engine step added to one request."""
+
+    id: str
+    tokens: tuple[int, ...] = field(default=(), converter=tuple)
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), converter=tuple)
+    """One for each token, or empty if not asked for."""
+    finish: str | None = field(default=None, validator=optional(in_(FINISH_REASONS)))
+    error: str = ""
+    """Why, if `finish` is `error`."""
+
+
+@frozen
+class EngineInfo:
+    """What an engine says of itself when a link opens."""
+
+    engine_id: str
+    """Unique to one start of one engine: words from an older one are worthless."""
+    engine: str
+    """Name of the engine plugin."""
+    model: str
+    max_batch: int
+    """Sequences that it runs at once."""
+    max_length: int
+    """Longest prompt and output together, in tokens."""
+    features: frozenset[str] = field(default=frozenset(), converter=frozenset)
+    """Of `sampling`, `penalties`, `logit_bias`, `logprobs`, `guided`, `resume`."""
+
+
+@frozen
+class EngineLoad:
+    """How busy an engine is, as of its last step."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_used: float = 0.0
+    """Share of KV blocks in use, 0 to 1."""
+    tokens: int = 0
+    """Tokens generated since the engine started."""
