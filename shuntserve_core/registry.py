@@ -79,6 +79,13 @@ class Registry:
         self._manager.add_hookspecs(hookspecs)
         self._failures: dict[str, str] = {}
 
+    def without(self, names: Iterable[str]) -> Registry:
+        """The same plugins less some entry points; this registry itself if there are none."""
+        names = set(names)
+        if not names:
+            return self
+        return Registry(disabled=self._disabled | names, extra=self._extra)
+
     @cached_property
     def plugins(self) -> tuple[PluginInfo, ...]:
         """Every plugin found, in the order of their names, with what failed and why."""
@@ -177,9 +184,7 @@ class Registry:
         """
         entry = self.entries(kind).get(name)
         if entry is None:
-            raise UserError(
-                f"unknown {kind} {name!r}", where=where, remedy=self._remedy(kind, name)
-            )
+            raise UserError(f"unknown {kind} {name!r}", where=where, remedy=self.remedy(kind, name))
         if not isinstance(entry.value, Provider):
             return entry.value
         try:
@@ -192,10 +197,14 @@ class Registry:
                 remedy=f"install what it needs (pip install '{package}[...]')",
             ) from error
 
-    def _remedy(self, kind: str, name: str) -> str:
+    def remedy(self, kind: str, name: str, *, also: Iterable[str] = ()) -> str:
+        """What to do about an unknown name: the nearest, all there are, and failed plugins.
+
+        `also` are names that exist without being registered.
+        """
         entries = self.entries(kind)
         packages = ", ".join(sorted({entry.plugin.package for entry in entries.values()}))
-        remedy = did_you_mean(name, entries) + (f" (from {packages})" if packages else "")
+        remedy = did_you_mean(name, {*entries, *also}) + (f" (from {packages})" if packages else "")
         if self.failures:
             broken = "; ".join(f"{key}: {reason}" for key, reason in self.failures.items())
             remedy += f"; plugins that failed to load: {broken}"

@@ -1,0 +1,142 @@
+"""The facts of a model: from a local directory, from those that come along, or from the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.types import DTYPE_BYTES
+
+FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""Dense decoders with grouped-query attention and a gated MLP, by `model_type`."""
+
+_FIELDS = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "vocab": "vocab_size",
+}
+_DTYPES = {"half": "float16", "float": "float32"}
+
+
+def bundled_models() -> dict[str, Mapping[str, Any]]:
+    """`config.json` fields of the models that are known offline, by hub id."""
+    text = resources.files(__package__).joinpath("models.json").read_text(encoding="utf-8")
+    known: dict[str, Mapping[str, Any]] = {}
+    for name, facts in json.loads(text)["models"].items():
+        for alias in (name, *facts["also"]):
+            known[alias] = facts
+    return known
+
+
+def facts_of(name: str, *, base: Path) -> tuple[str, dict[str, Any]]:
+    """The full name and the `ModelSpec` fields of a directory, bundled name or hub id.
+
+    `base` is the folder that a relative directory is relative to.  Raises `UserError`.
+    """
+    if (base / name / "config.json").is_file():
+        return name, facts_from_directory(base / name)
+    known = bundled_models()
+    by_short_name = {full.partition("/")[2].lower(): full for full in known}
+    by_lower_name = {full.lower(): full for full in known}
+    full = by_lower_name.get(name.lower()) or by_short_name.get(name.lower())
+    if full is not None:
+        return full, facts_from_config(known[full])
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise UserError(f'unknown model "{name}"', remedy=did_you_mean(name, known))
+    return name, facts_from_config(_from_hub(name, known))
+
+
+def facts_from_directory(directory: Path) -> dict[str, Any]:
+    """`ModelSpec` fields from a directory with a Hugging Face `config.json`."""
+    file = directory / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"cannot read {file}: {error.strerror}", remedy="name a folder with a config.json"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}", remedy="download it again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file} holds no JSON object", remedy="download it again")
+    return facts_from_config(config)
+
+
+def facts_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`ModelSpec` fields from the content of a Hugging Face `config.json`.
+
+    `head_dim` is hidden / heads only where the config does not give it.  Raises `UserError` for
+    architectures that the cost model does not describe.
+    """
+    model_type = config.get("model_type", "")
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"model_type {model_type!r} is not a dense decoder that shuntserve knows",
+            remedy=f"known: {', '.join(FAMILIES)}; or give the facts (layers, hidden, ...) here",
+        )
+    missing = [key for key in _FIELDS.values() if not isinstance(config.get(key), int)]
+    if missing:
+        raise UserError(
+            f"config.json has no whole number for {', '.join(missing)}",
+            remedy="give the facts (layers, hidden, ...) in [model]",
+        )
+    facts: dict[str, Any] = {field: config[key] for field, key in _FIELDS.items()}
+    facts["family"] = FAMILIES[model_type]
+    facts["kv_heads"] = config.get("num_key_value_heads") or facts["heads"]
+    if isinstance(config.get("head_dim"), int):
+        facts["head_dim"] = config["head_dim"]
+    facts["tied_embeddings"] = bool(config.get("tie_word_embeddings", False))
+    facts["max_positions"] = config.get("max_position_embeddings", 8192)
+    dtype = str(config.get("torch_dtype") or config.get("dtype") or "float16")
+    dtype = _DTYPES.get(dtype, dtype)
+    facts["dtype"] = dtype if dtype in DTYPE_BYTES else "float16"
+    if quantised := _weight_dtype(config.get("quantization_config")):
+        facts["weight_dtype"] = quantised
+    return facts
+
+
+def _weight_dtype(quantization: object) -> str | None:
+    """Element type of quantised weights, from the `quantization_config` of a checkpoint."""
+    if not isinstance(quantization, Mapping):
+        return None
+    method = str(quantization.get("quant_method", ""))
+    if "fp8" in method:
+        return "fp8"
+    bits = quantization.get("bits") or quantization.get("w_bit")
+    if quantization.get("load_in_4bit"):
+        bits = 4
+    if quantization.get("load_in_8bit"):
+        bits = 8
+    known = {4: "int4", 8: "int8"}
+    if bits in known:
+        return known[bits]
+    raise UserError(
+        f"quantisation {method!r} is not known",
+        remedy='say how weights are stored: weight_dtype = "fp8", "int8", "int4" or "float16"',
+    )
+
+
+def _from_hub(name: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            f'the facts of "{name}" do not come with shuntserve',
+            remedy="pip install 'shuntserve[hub]' to fetch them, or " + did_you_mean(name, known),
+        ) from None
+    try:
+        file = huggingface_hub.hf_hub_download(name, "config.json")
+    except Exception as error:  # whatever the hub client raises: offline, no such model, gated
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f'cannot fetch config.json of "{name}" from the Hugging Face hub: {reason}',
+            remedy=f"give path = a folder with its config.json, or {did_you_mean(name, known)}",
+        ) from error
+    config: Mapping[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+    return config
