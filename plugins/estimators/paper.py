@@ -288,17 +288,20 @@ class PaperModel:
         layer, fixed = self._alone(self._hardware([kind]), position.first, position.last)
         return float(layer[0]), float(fixed[0])
 
+    @cached_property
+    def _known_limits(self) -> dict[StageKind, Ints]:
+        return {}
+
     def _limits(self, kinds: Sequence[StageKind]) -> Ints:
         """`batch_limit` of every kind: shape (kinds, first, last, layers + 1)."""
-        return np.array(
-            [
+        for kind in set(kinds) - set(self._known_limits):
+            self._known_limits[kind] = np.array(
                 [
                     [self.batch_limit(kind, Position(first, last)) for last in (False, True)]
                     for first in (False, True)
                 ]
-                for kind in kinds
-            ]
-        )
+            )
+        return np.array([self._known_limits[kind] for kind in kinds])
 
     def scores(self, kinds: Sequence[StageKind], choice: Ints, layers: Ints) -> Scores:
         """Score pipelines (n, P) at once."""
