@@ -29,18 +29,16 @@ def stage_kinds(problem: Problem) -> list[StageKind]:
 def slo_factor(slo: Slo, latency: Floats, ttft: Floats, tpot: Floats) -> Floats:
     """What a pipeline's throughput is multiplied by for missing its limits; between 0 and 1.
 
-    Soft: 1 − overrun of every limit (overrun = (seconds − limit) / limit, at most 1), multiplied.
-    Hard: 0 for any overrun.
+    The greatest overrun counts, overrun = (seconds − limit) / limit.  Soft: 1 − overrun, at least
+    0 (arXiv 2606.18600, which knows one limit).  Hard: 0 for any overrun.
     """
-    factor = np.ones(np.shape(latency))
+    overrun = np.zeros(np.shape(latency))
     for limit, seconds in ((slo.latency, latency), (slo.ttft, ttft), (slo.tpot, tpot)):
-        if limit is None:
-            continue
-        if slo.mode == "hard":
-            factor = factor * (seconds <= limit)
-        else:
-            factor = factor * (1 - np.clip((seconds - limit) / limit, 0, 1))
-    return factor
+        if limit is not None:
+            overrun = np.maximum(overrun, seconds / limit - 1)
+    if slo.mode == "hard":
+        return np.where(overrun > 0, 0.0, 1.0)
+    return np.maximum(1 - overrun, 0.0)
 
 
 def worth(objective: Objective, scores: Scores) -> Floats:
