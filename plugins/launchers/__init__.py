@@ -1,1 +1,14 @@
 """How node agents come to be, bundled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shuntserve_core.hookspecs import Provider, hookimpl
+
+
+@hookimpl
+def shuntserve_register_launchers() -> Iterable[Provider]:
+    """Subprocesses on this machine."""
+    here = "shuntserve_plugins.launchers"
+    yield Provider("local", f"{here}.local:LocalLauncher", "Subprocesses on this machine")

@@ -1,0 +1,132 @@
+"""Nodes as subprocesses of one machine: for a laptop, for tests, and for one big server.
+
+Agents are detached, so that a control plane that is killed finds them again; each leaves a file
+with its address in `<state_dir>/nodes/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from attrs import define, field
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
+
+_START_SECONDS = 30.0
+_END_SECONDS = 10.0
+
+
+@define
+class LocalLauncher:
+    """Starts agents on loopback."""
+
+    state_dir: Path = field(converter=Path)
+    """Where addresses and logs of nodes are kept."""
+    device: str = "cpu"
+    """`cpu`, or `cuda` to give each node the machine's GPUs."""
+    orphan_seconds: float = 600.0
+    """Seconds after which an agent without a control plane ends."""
+
+    async def launch(self, node: NodeSpec) -> AgentAddress:
+        """Start an agent and wait for its URL."""
+        directory = self._directory(node.name)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        token_file = directory / "token"
+        token = secrets.token_urlsafe(32)
+        _write_private(token_file, token)
+        argv = [sys.executable, "-m", "shuntserve_core.node", "--name", node.name]
+        argv += ["--gpus", str(node.gpus), "--run-dir", str(self._run_dir(node.name))]
+        argv += ["--token-file", str(token_file), "--device", self.device]
+        argv += ["--orphan-seconds", str(self.orphan_seconds)]
+        log = directory / "agent.log"
+        with log.open("ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), _START_SECONDS)
+            url = str(json.loads(line)["url"])
+        except (TimeoutError, ValueError, KeyError):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            raise UserError(
+                f"the agent of {node.name} did not start", remedy=f"see {log}"
+            ) from None
+        address = {"url": url, "token": token, "pid": process.pid}
+        _write_private(directory / "agent.json", json.dumps(address))
+        return AgentAddress(node.name, url, token, "127.0.0.1")
+
+    async def adopt(self) -> list[AgentAddress]:
+        """Agents of an earlier control plane whose processes still live."""
+        found = []
+        for path in sorted(self.state_dir.glob("nodes/*/agent.json")):
+            with contextlib.suppress(ValueError, KeyError, OSError):
+                address = json.loads(path.read_text())
+                if _is_agent(int(address["pid"])):
+                    name = (path.parent / "name").read_text()
+                    found.append(AgentAddress(name, address["url"], address["token"], "127.0.0.1"))
+        return found
+
+    async def terminate(self, node: str) -> None:
+        """Kill the agent; the kernel ends everything that it started."""
+        directory = self._directory(node)
+        with contextlib.suppress(ValueError, KeyError, OSError):
+            pid = int(json.loads((directory / "agent.json").read_text())["pid"])
+            if _is_agent(pid):
+                os.killpg(pid, signal.SIGKILL)
+                await _wait_gone(pid)
+        (directory / "agent.json").unlink(missing_ok=True)
+        shutil.rmtree(self._run_dir(node), ignore_errors=True)
+
+    def _directory(self, node: str) -> Path:
+        directory = self.state_dir / "nodes" / re.sub(r"[^A-Za-z0-9._-]", "-", node)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (directory / "name").write_text(node)
+        return directory
+
+    def _run_dir(self, node: str) -> Path:
+        """Sockets and logs; short, because a socket's path has at most 107 bytes."""
+        digest = hashlib.sha256(f"{self.state_dir.resolve()}/{node}".encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"shuntserve-{os.getuid()}" / digest
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file in one step, readable by its owner alone."""
+    scratch = path.with_suffix(".new")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    scratch.replace(path)
+
+
+def _is_agent(pid: int) -> bool:
+    """Whether that process is a node agent: a process id may have been used again."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"shuntserve_core.node" in command
+
+
+async def _wait_gone(pid: int) -> None:
+    for _ in range(int(_END_SECONDS / 0.01)):
+        if not _is_agent(pid):
+            return
+        await asyncio.sleep(0.01)

@@ -1,0 +1,1 @@
+"""The node agent: owns the tensor stores and engine workers of one machine."""

@@ -1,0 +1,228 @@
+"""What an agent does: keep one tensor store a GPU, and start and end engine workers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.engine import WorkerCommand
+from shuntserve_core.node.processes import Child
+from shuntserve_core.tensorstore import ShardSpec, StoreClient
+
+logger = logging.getLogger(__name__)
+
+STORE_START_SECONDS = 30.0
+
+
+@define
+class EngineOnNode:
+    """The workers of one engine that run here."""
+
+    engine_id: str
+    launch: Mapping[str, Any]
+    """What the control plane wants back if it has to adopt this engine; opaque here."""
+    ranks: tuple[tuple[int, ...], ...]
+    """Global ranks of each worker process."""
+    children: list[Child] = field(factory=list)
+    address: str = ""
+    ready: set[int] = field(factory=set)
+    """Worker processes, by index, that reported ready."""
+    exited: dict[int, int] = field(factory=dict)
+    """Exit codes of workers that ended, by index."""
+    stopping: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "engine_id": self.engine_id,
+            "launch": dict(self.launch),
+            "ranks": [list(ranks) for ranks in self.ranks],
+            "pids": [child.process.pid for child in self.children],
+            "address": self.address,
+            "ready": len(self.ready) == len(self.children),
+            "alive": bool(self.children) and not self.exited,
+        }
+
+
+class Agent:
+    """The state of one node.  Events are given to every subscribed queue."""
+
+    def __init__(self, name: str, gpus: int, run_dir: Path, *, device: str = "cpu") -> None:
+        self.name = name
+        self.gpus = gpus
+        self.run_dir = run_dir
+        self.device = device
+        self.started = time.time()
+        self.last_contact = time.monotonic()
+        self.stopped = asyncio.Event()
+        self._stores: dict[int, Child] = {}
+        self._store_locks: dict[int, asyncio.Lock] = {}
+        self._engines: dict[str, EngineOnNode] = {}
+        self._subscribers: set[asyncio.Queue[dict[str, Any]]] = set()
+
+    # Events
+
+    def subscribe(self) -> asyncio.Queue[dict[str, Any]]:
+        """A queue that receives every event from now on."""
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._subscribers.add(queue)
+        return queue
+
+    def unsubscribe(self, queue: asyncio.Queue[dict[str, Any]]) -> None:
+        """Stop filling a queue."""
+        self._subscribers.discard(queue)
+
+    def emit(self, **event: Any) -> None:
+        """Tell every subscriber."""
+        for queue in self._subscribers:
+            queue.put_nowait(event)
+
+    # Tensor stores
+
+    def store_socket(self, gpu: int) -> str:
+        """Unix socket of a GPU's tensor store."""
+        if not 0 <= gpu < self.gpus:
+            raise UserError(f"node {self.name} has no GPU {gpu}", remedy=f"it has {self.gpus}")
+        return str(self.run_dir / f"store-{gpu}.sock")
+
+    async def _ensure_store(self, gpu: int) -> str:
+        path = self.store_socket(gpu)
+        child = self._stores.get(gpu)
+        if child is not None and child.alive:
+            return path
+        Path(path).unlink(missing_ok=True)
+        argv = [sys.executable, "-m", "shuntserve_core.tensorstore", "--socket", path]
+        argv += ["--device", self.device if self.device == "cpu" else f"{self.device}:{gpu}"]
+        child = await Child.start(
+            argv,
+            name=f"store {gpu}",
+            log=self.run_dir / f"store-{gpu}.log",
+            on_line=lambda _: None,
+            on_exit=lambda code: self._store_ended(gpu, child, code),
+        )
+        self._stores[gpu] = child
+        deadline = time.monotonic() + STORE_START_SECONDS
+        while not Path(path).exists():
+            if not child.alive or time.monotonic() > deadline:
+                log = self.run_dir / f"store-{gpu}.log"
+                raise UserError(f"the tensor store of GPU {gpu} did not start", remedy=f"see {log}")
+            await asyncio.sleep(0.01)
+        return path
+
+    def _store_ended(self, gpu: int, child: Child, code: int) -> None:
+        if self._stores.get(gpu) is child:
+            del self._stores[gpu]
+            self.emit(event="store-exit", gpu=gpu, code=code)
+
+    async def load_shard(self, gpu: int, spec: ShardSpec) -> dict[str, Any]:
+        """Have a GPU's tensor store hold a shard; starts the store if it does not run."""
+        lock = self._store_locks.setdefault(gpu, asyncio.Lock())
+        async with lock:
+            path = await self._ensure_store(gpu)
+            return await asyncio.to_thread(_load, path, spec)
+
+    async def drop_store(self, gpu: int) -> None:
+        """End a GPU's tensor store, and so free its memory."""
+        child = self._stores.get(gpu)
+        if child is not None:
+            del self._stores[gpu]
+            await child.stop()
+
+    async def store_stats(self) -> dict[str, Any]:
+        """Statistics of every running store, by GPU."""
+        stats: dict[str, Any] = {}
+        for gpu, child in sorted(self._stores.items()):
+            try:
+                numbers = await asyncio.to_thread(_stats, self.store_socket(gpu))
+            except OSError as error:
+                numbers = {"error": str(error)}
+            stats[str(gpu)] = {"pid": child.process.pid, **numbers}
+        return stats
+
+    # Engines
+
+    async def start_engine(
+        self, engine_id: str, commands: Sequence[WorkerCommand], launch: Mapping[str, Any]
+    ) -> None:
+        """Start the worker processes of an engine that belong on this node."""
+        if engine_id in self._engines:
+            raise UserError(f"engine {engine_id} runs here already")
+        engine = EngineOnNode(engine_id, launch, tuple(command.ranks for command in commands))
+        self._engines[engine_id] = engine
+        for index, command in enumerate(commands):
+            child = await Child.start(
+                command.argv,
+                name=f"{engine_id} worker {index}",
+                log=self.run_dir / f"engine-{engine_id}.log",
+                environment=command.environment,
+                stdin=command.stdin,
+                on_line=lambda line, i=index: self._worker_said(engine, i, line),
+                on_exit=lambda code, i=index: self._worker_ended(engine, i, code),
+            )
+            engine.children.append(child)
+
+    def _worker_said(self, engine: EngineOnNode, index: int, line: dict[str, Any]) -> None:
+        if line.get("event") == "listening":
+            engine.address = str(line["address"])
+        elif line.get("event") == "ready":
+            engine.ready.add(index)
+        self.emit(**{**line, "engine_id": engine.engine_id, "worker": index})
+
+    def _worker_ended(self, engine: EngineOnNode, index: int, code: int) -> None:
+        engine.exited[index] = code
+        if not engine.stopping:
+            self.emit(event="exit", engine_id=engine.engine_id, worker=index, code=code)
+
+    async def stop_engine(self, engine_id: str, grace: float) -> None:
+        """End every worker of an engine here; an unknown one is ignored."""
+        engine = self._engines.pop(engine_id, None)
+        if engine is not None:
+            engine.stopping = True
+            await asyncio.gather(*(child.stop(grace) for child in engine.children))
+
+    # The node
+
+    async def describe(self) -> dict[str, Any]:
+        """Everything about the node, as JSON."""
+        return {
+            "name": self.name,
+            "gpus": self.gpus,
+            "pid": os.getpid(),
+            "started": self.started,
+            "stores": await self.store_stats(),
+            "engines": [engine.describe() for engine in self._engines.values()],
+        }
+
+    @staticmethod
+    def free_port(host: str) -> int:
+        """A TCP port that nobody listens on just now."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+            port: int = probe.getsockname()[1]
+        return port
+
+    async def close(self) -> None:
+        """End every engine, then every store."""
+        await asyncio.gather(*(self.stop_engine(name, 1.0) for name in list(self._engines)))
+        await asyncio.gather(*(self.drop_store(gpu) for gpu in list(self._stores)))
+
+
+def _load(path: str, spec: ShardSpec) -> dict[str, Any]:
+    with StoreClient(path) as store:
+        return dict(store.load(spec))
+
+
+def _stats(path: str) -> dict[str, Any]:
+    with StoreClient(path) as store:
+        return dict(store.stats())

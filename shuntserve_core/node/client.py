@@ -1,0 +1,125 @@
+"""The control plane's end of a node agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import cattrs
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.engine import WorkerCommand
+from shuntserve_core.interfaces.launcher import AgentAddress
+from shuntserve_core.node.server import TICK_SECONDS, body_of
+from shuntserve_core.tensorstore import ShardSpec
+
+SILENCE_SECONDS = 5 * TICK_SECONDS
+"""An agent that says nothing for so long is lost."""
+_LOAD_SECONDS = 3600.0
+_CALL_SECONDS = 30.0
+
+
+class AgentLost(Exception):
+    """The agent does not answer: its node is as good as gone."""
+
+
+class AgentClient:
+    """Calls one agent and listens to its events."""
+
+    def __init__(self, address: AgentAddress, session: aiohttp.ClientSession) -> None:
+        self.address = address
+        self._session = session
+        self._headers = {"Authorization": f"Bearer {address.token}"}
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def _call(
+        self, method: str, path: str, body: Any = None, *, seconds: float = _CALL_SECONDS
+    ) -> Any:
+        try:
+            async with self._session.request(
+                method,
+                self.address.url + path,
+                json=body,
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=seconds),
+            ) as response:
+                answer = await response.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise AgentLost(f"{self.address.node}: {type(error).__name__}: {error}") from error
+        if response.status >= 400:
+            raise UserError(str(answer.get("error", answer)), where=f"node {self.address.node}")
+        return answer
+
+    async def describe(self) -> dict[str, Any]:
+        """The agent's account of its node."""
+        described: dict[str, Any] = await self._call("GET", "/v1/node")
+        return described
+
+    async def load_shard(self, gpu: int, spec: ShardSpec) -> dict[str, Any]:
+        """Have a GPU's tensor store hold a shard; what it read, and from where."""
+        body = cattrs.unstructure(spec)
+        path = f"/v1/stores/{gpu}"
+        report: dict[str, Any] = await self._call("PUT", path, body, seconds=_LOAD_SECONDS)
+        return report
+
+    async def drop_store(self, gpu: int) -> None:
+        """End a GPU's tensor store."""
+        await self._call("DELETE", f"/v1/stores/{gpu}")
+
+    async def start_engine(
+        self, engine_id: str, commands: Sequence[WorkerCommand], launch: Mapping[str, Any]
+    ) -> None:
+        """Start workers; `launch` is given back by `describe` for adoption."""
+        body = {"commands": [body_of(command) for command in commands], "launch": dict(launch)}
+        await self._call("POST", f"/v1/engines/{engine_id}", body)
+
+    async def stop_engine(self, engine_id: str, grace: float = 1.0) -> None:
+        """End the workers of an engine."""
+        await self._call("DELETE", f"/v1/engines/{engine_id}?grace={grace}")
+
+    async def free_port(self) -> int:
+        """A port on the node that nobody listens on."""
+        answer = await self._call("POST", "/v1/ports", {"host": self.address.host})
+        return int(answer["port"])
+
+    async def shutdown(self) -> None:
+        """Have the agent end, with everything that it started."""
+        await self._call("POST", "/v1/shutdown", {})
+
+    def watch(
+        self, on_event: Callable[[dict[str, Any]], None], on_lost: Callable[[str], None]
+    ) -> None:
+        """Call `on_event` for every event, and `on_lost` once with a reason if it falls silent."""
+        self._watcher = asyncio.create_task(self._watch(on_event, on_lost))
+
+    async def _watch(
+        self, on_event: Callable[[dict[str, Any]], None], on_lost: Callable[[str], None]
+    ) -> None:
+        reason = "the connection closed"
+        try:
+            async with self._session.ws_connect(
+                self.address.url + "/v1/events", headers=self._headers
+            ) as socket:
+                while True:
+                    message = await asyncio.wait_for(socket.receive(), SILENCE_SECONDS)
+                    if message.type is not aiohttp.WSMsgType.TEXT:
+                        break
+                    event = json.loads(message.data)
+                    if event:
+                        on_event(event)
+        except TimeoutError:
+            reason = f"silent for {SILENCE_SECONDS:.0f} s"
+        except (aiohttp.ClientError, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        on_lost(reason)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watcher
