@@ -10,15 +10,17 @@ from shuntserve_core.types import GpuSpec, InstanceType
 
 @hookimpl
 def shuntserve_register_gpus() -> Iterable[GpuSpec]:
-    """NVIDIA GPUs."""
+    """NVIDIA GPUs, and the processor of this machine."""
+    from shuntserve_plugins.gpus.host import CPU
     from shuntserve_plugins.gpus.nvidia import GPUS
 
-    return GPUS
+    return (*GPUS, CPU)
 
 
 @hookimpl
 def shuntserve_register_instance_types(gpus: dict[str, GpuSpec]) -> Iterable[InstanceType]:
-    """What AWS rents."""
-    from shuntserve_plugins.gpus.aws import instance_types
+    """What AWS and Google Cloud rent, and `local`."""
+    from shuntserve_plugins.gpus import aws, gcp, host
 
-    return instance_types(gpus)
+    for module in (aws, gcp, host):
+        yield from module.instance_types(gpus)

@@ -1,4 +1,8 @@
-"""AWS instance types, with the prices published with ShuntServe (arXiv 2606.18600)."""
+"""AWS instance types.
+
+Prices of g5, g6, g6e, p4d and p5 are those published with ShuntServe (arXiv 2606.18600); the others
+are list prices, on demand, of us-east-1 in 2025.  Prices change: those in a cluster's offers win.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,11 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from shuntserve_core.types import GpuSpec, InstanceType, Link
+from shuntserve_plugins.gpus.links import between
 
 NETWORK = Link(bandwidth=5e9, latency=1e-3)
-"""Between instances: bytes per second and seconds a message."""
-
-LINKS = {
-    "T4": Link(6e9, 0.145e-3),
-    "A10G": Link(1.4e9, 0.145e-3),
-    "L4": Link(3.5e9, 0.145e-3),
-    "L40S": Link(3.5e9, 0.145e-3),
-    "A100": Link(220e9, 0.03e-3),
-    "H100": Link(393e9, 0.02e-3),
-}
-"""Inside an instance, by GPU.  0.145 ms is a measured 16 KB all-reduce over PCIe."""
+"""Between instances, bytes/s and seconds a message: measured with g5, g6, g6e (arXiv 2606.18600).
+It is taken for the others too, which is pessimistic for those with EFA (p4d and later)."""
 
 
 @frozen
@@ -32,6 +28,12 @@ class _Row:
 
 
 _ROWS = (
+    _Row("g4dn.xlarge", "T4", 1, 0.526),
+    _Row("g4dn.12xlarge", "T4", 4, 3.912),
+    _Row("g4dn.metal", "T4", 8, 7.824),
+    _Row("p3.2xlarge", "V100", 1, 3.06),
+    _Row("p3.8xlarge", "V100", 4, 12.24),
+    _Row("p3.16xlarge", "V100", 8, 24.48),
     _Row("g5.xlarge", "A10G", 1, 1.006),
     _Row("g5.12xlarge", "A10G", 4, 5.672, 2.2915),
     _Row("g5.48xlarge", "A10G", 8, 16.288),
@@ -42,7 +44,9 @@ _ROWS = (
     _Row("g6e.12xlarge", "L40S", 4, 10.49264),
     _Row("g6e.48xlarge", "L40S", 8, 30.13118),
     _Row("p4d.24xlarge", "A100", 8, 21.95764),
+    _Row("p4de.24xlarge", "A100-80GB", 8, 27.44705),
     _Row("p5.48xlarge", "H100", 8, 55.04),
+    _Row("p5en.48xlarge", "H200", 8, 63.296),
 )
 
 
@@ -54,7 +58,7 @@ def instance_types(gpus: dict[str, GpuSpec]) -> Iterator[InstanceType]:
                 name=row.name,
                 gpu=gpus[row.gpu],
                 gpu_count=row.count,
-                link=LINKS[row.gpu],
+                link=between(row.gpu, row.count),
                 network=NETWORK,
                 price=row.price,
                 spot_price=row.spot,

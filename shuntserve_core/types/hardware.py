@@ -28,15 +28,17 @@ class Efficiency:
     """
 
     gemm: float = field(default=1.0, validator=gt(0))
-    """Share of FLOP/s in large matrix products."""
+    """Share of FLOP/s that large matrix products sustain under the GPU's power limit."""
     attention: float = field(default=0.5, validator=gt(0))
-    """Share of FLOP/s in prefill attention."""
+    """Share of FLOP/s in prefill attention, counting the causal half only."""
     bandwidth: float = field(default=1.0, validator=gt(0))
-    """Share of memory bandwidth in matrix-vector products (decode)."""
+    """Share of memory bandwidth when a matrix product streams weights (decode)."""
     kv_bandwidth: float = field(default=0.8, validator=gt(0))
     """Share of memory bandwidth when decode attention reads the KV cache."""
+    elementwise: float = field(default=0.7, validator=gt(0))
+    """Share of memory bandwidth in norms, rotary embeddings, activations and residual sums."""
     layer_overhead: float = field(default=0.0, validator=ge(0))
-    """Seconds a layer costs on top of its operators: launches, norms, small element-wise work."""
+    """Seconds a layer costs on top of its operators: starts and ends of about twelve kernels."""
     source: str = ""
     """Where the factors come from."""
 
