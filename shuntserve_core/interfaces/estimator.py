@@ -59,7 +59,9 @@ class BoundEstimator(Protocol):
     * latency = sum over the stages of `alone`: seconds a layer times layers, plus fixed seconds.
 
     `batch_limit` must not grow with layers, work must not be negative, and neither `period` nor
-    `latencies` may shrink as A or D grows: exact optimizers rely on it for their bounds.
+    `latencies` may shrink as A or D grows.  `period` has no seconds of its own: when A and D are
+    scaled by the same factor, so is it (fixed overheads belong into `stage_work`).  Exact
+    optimizers rely on it for their bounds.
     """
 
     model: ModelSpec
