@@ -1,0 +1,95 @@
+"""Token ids to text, a few at a time, equal to decoding them all at once.
+
+A token need not be whole characters, and its text may depend on its neighbours.  Text is given out
+as soon as no later token can change it, and never with half a character.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+from attrs import define, field
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Detokenizer(Protocol):
+    """The text of one sequence."""
+
+    def feed(self, tokens: Sequence[int]) -> str:
+        """Add tokens; give the text that they settled."""
+        ...
+
+    def flush(self) -> str:
+        """What was held back, once nothing can follow."""
+        ...
+
+
+class ByteLevelDetokenizer:
+    """For byte-level vocabularies: each token is a row of bytes, whatever its neighbours are."""
+
+    __slots__ = ("_bytes_of", "_decode")
+
+    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
+        self._bytes_of = bytes_of
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def feed(self, tokens: Sequence[int]) -> str:
+        """Add tokens; give the characters that they completed."""
+        if len(tokens) == 1:
+            return self._decode(self._bytes_of(tokens[0]))
+        return self._decode(b"".join(map(self._bytes_of, tokens)))
+
+    def flush(self) -> str:
+        """An unfinished character, as the replacement character."""
+        return self._decode(b"", True)
+
+
+@define
+class WindowDetokenizer:
+    """For any other vocabulary: decodes a short window of tokens again as it moves along.
+
+    `_settled` are the tokens of the last text given out, kept because they decide the spacing of
+    what follows.  A token of `open_ids` (one raw byte, in vocabularies that fall back to bytes)
+    never ends a window: the bytes after it decide how all of its run is read.
+    """
+
+    decode: Callable[[Sequence[int]], str]
+    skipped: Collection[int]
+    """Tokens that make no text: the special ones."""
+    open_ids: Collection[int] = frozenset()
+    _settled: list[int] = field(factory=list)
+    _pending: list[int] = field(factory=list, init=False)
+
+    def feed(self, tokens: Sequence[int]) -> str:
+        """Add tokens; give the text that they settled."""
+        return "".join(self._feed_one(token) for token in tokens if token not in self.skipped)
+
+    def _feed_one(self, token: int) -> str:
+        self._pending.append(token)
+        if token in self.open_ids:
+            return ""
+        text = self._text()
+        if text.endswith(REPLACEMENT):
+            return ""
+        self._move(bool(text))
+        return text
+
+    def _text(self) -> str:
+        before = self.decode(self._settled) if self._settled else ""
+        return self.decode([*self._settled, *self._pending])[len(before) :]
+
+    def _move(self, made_text: bool) -> None:
+        """Keep the pending tokens as the new context; a token without text gives none."""
+        self._settled = self._pending if made_text else self._settled + self._pending
+        self._pending = []
+
+    def flush(self) -> str:
+        """What was held back, with replacement characters where it is incomplete."""
+        if not self._pending:
+            return ""
+        text = self._text()
+        self._move(bool(text))
+        return text

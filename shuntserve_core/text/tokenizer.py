@@ -1,0 +1,225 @@
+"""A model's tokenizer, and what its config files say about special tokens and defaults."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.text.detokenize import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
+from shuntserve_core.text.template import ChatTemplate, TemplateError
+
+_RAW_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_CONTEXT = 6
+"""Prompt tokens whose spacing the first output token may depend on."""
+
+
+class TextTokenizer:
+    """Encodes and decodes for one model.  Ids of `skipped` (special tokens) make no text."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        stop_ids: Iterable[int] = (),
+        bos_id: int | None = None,
+        template: ChatTemplate | None = None,
+        defaults: Mapping[str, float] | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self.stop_ids = tuple(dict.fromkeys(stop_ids))
+        """Tokens that end an answer, as the model's configs name them."""
+        self.bos_id = bos_id
+        self.template = template
+        self.defaults = dict(defaults or {})
+        """Sampling parameters that the model's authors suggest."""
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        self._added = tokenizer.get_added_tokens_decoder()
+        self.skipped = frozenset(i for i, token in self._added.items() if token.special)
+        self._bytes: dict[int, bytes] = {}
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, with the model's begin-of-text token unless told otherwise."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of all of `ids` at once."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def detokenizer(
+        self, prompt: Sequence[int] = (), *, skip_special_tokens: bool = True
+    ) -> Detokenizer:
+        """For the tokens of one answer to `prompt`."""
+        if self._byte_level:
+            visible = self._output_bytes if skip_special_tokens else self.token_bytes
+            return ByteLevelDetokenizer(visible)
+        skipped = self.skipped if skip_special_tokens else frozenset()
+        context = [token for token in prompt[-_CONTEXT:] if token not in skipped]
+        if context and context[-1] in self._raw_bytes:
+            context = []
+        return WindowDetokenizer(
+            decode=lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens),
+            skipped=skipped,
+            open_ids=self._raw_bytes,
+            settled=context,
+        )
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token by itself; none for an id outside the vocabulary."""
+        known = self._bytes.get(token)
+        if known is None:
+            known = self._bytes[token] = self._bytes_of(token)
+        return known
+
+    def token_text(self, token: int) -> str:
+        """The text of one token by itself, with replacement characters where it is not whole."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def _output_bytes(self, token: int) -> bytes:
+        if token in self.skipped:
+            return b""
+        known = self._bytes.get(token)
+        return self.token_bytes(token) if known is None else known
+
+    def _bytes_of(self, token: int) -> bytes:
+        text: str | None = self._tokenizer.id_to_token(token)
+        if text is None:
+            return b""
+        if self._byte_level:
+            values = [_BYTE_OF.get(character) for character in text]
+            whole = [value for value in values if value is not None]
+            return bytes(whole) if len(whole) == len(values) else text.encode()
+        if token in self._raw_bytes:
+            return bytes([self._raw_bytes[token]])
+        return text.encode() if token in self._added else text.replace("▁", " ").encode()
+
+    @cached_property
+    def _steps(self) -> frozenset[str]:
+        """Kinds of the decoder's steps: `ByteLevel`, `ByteFallback`, `Metaspace`..."""
+        decoder = self._tokenizer.decoder
+        if decoder is None:
+            return frozenset()
+        state = json.loads(decoder.__getstate__())
+        return frozenset(step["type"] for step in state.get("decoders", [state]))
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return self._steps == {"ByteLevel"}
+
+    @cached_property
+    def _raw_bytes(self) -> dict[int, int]:
+        """Ids of tokens such as `<0x0A>`, and the byte that each stands for."""
+        if "ByteFallback" not in self._steps:
+            return {}
+        matches = ((i, _RAW_BYTE.fullmatch(t)) for t, i in self._tokenizer.get_vocab().items())
+        return {i: int(match[1], 16) for i, match in matches if match}
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The byte that each character of a byte-level vocabulary stands for.
+
+    Printable Latin-1 stands for itself; the other bytes have characters from U+0100 on, in order
+    (Radford et al., 2019, the GPT-2 vocabulary).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in set(printable)]
+    moved = {chr(0x100 + index): byte for index, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | moved
+
+
+_BYTE_OF = _byte_alphabet()
+
+_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def load_tokenizer(model_dir: str | Path, *, template: str = "") -> TextTokenizer:
+    """Read `tokenizer.json` and its companions; `template` is a file to use as chat template.
+
+    Raises `UserError` where there is no usable tokenizer.
+    """
+    folder = Path(model_dir)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(
+            "there is no tokenizer.json", where=str(folder), remedy="use the model's whole folder"
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare exceptions
+        raise UserError(f"not a tokenizer: {error}", where=str(path)) from error
+    # Files keep the settings of training; a server never truncates or pads.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    config = _json(folder / "tokenizer_config.json")
+    generation = _json(folder / "generation_config.json")
+    named = {
+        name: text
+        for name, value in config.items()
+        if name.endswith("_token") and (text := _token_text(value)) is not None
+    }
+    bos = named.get("bos_token")
+    return TextTokenizer(
+        tokenizer,
+        stop_ids=_stop_ids(tokenizer, named, generation, _json(folder / "config.json")),
+        bos_id=None if bos is None else tokenizer.token_to_id(bos),
+        template=_template(folder, config, named, template),
+        defaults={
+            n: generation[n] for n in _DEFAULTS if isinstance(generation.get(n), int | float)
+        },
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"not JSON: {error}", where=str(path)) from error
+    return value if isinstance(value, dict) else {}
+
+
+def _token_text(value: Any) -> str | None:
+    """Configs write a token as its text or as a table about it."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
+
+
+def _stop_ids(
+    tokenizer: Tokenizer,
+    named: Mapping[str, str],
+    generation: Mapping[str, Any],
+    model: Mapping[str, Any],
+) -> list[int]:
+    """End-of-text ids from every place where models keep them."""
+    found: list[int | None] = []
+    for source in (generation, model):
+        value = source.get("eos_token_id")
+        found += [value] if isinstance(value, int) else value or []
+    if "eos_token" in named:
+        found.append(tokenizer.token_to_id(named["eos_token"]))
+    return [token for token in found if isinstance(token, int)]
+
+
+def _template(
+    folder: Path, config: Mapping[str, Any], named: Mapping[str, str], chosen: str
+) -> ChatTemplate | None:
+    path = Path(chosen) if chosen else folder / "chat_template.jinja"
+    if chosen and not path.is_file():
+        raise UserError("there is no such chat template", where=chosen)
+    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    if isinstance(source, list):  # several named ones
+        named_sources = {entry.get("name"): entry.get("template") for entry in source}
+        source = named_sources.get("default")
+    if not isinstance(source, str):
+        return None
+    try:
+        return ChatTemplate(source, named)
+    except TemplateError as error:
+        raise UserError(str(error), where=str(path if path.is_file() else folder)) from error
