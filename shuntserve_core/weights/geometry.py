@@ -1,0 +1,71 @@
+"""The sizes that decide where a model's tensors are cut, from its Hugging Face `config.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from shuntserve_core.errors import UserError
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of `model_type` whose tensors have the names and shapes that the cut rules expect."""
+
+
+@frozen
+class Geometry:
+    """Counts and widths of one decoder-only model."""
+
+    family: str
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    """Rows of the embedding table, before padding."""
+    tied_embeddings: bool
+
+    def refuse(self, degree: int) -> str | None:
+        """Why the model cannot be cut for this degree, or None."""
+        if degree < 1:
+            return "a tensor-parallel degree is at least 1"
+        if self.heads % degree:
+            return f"{self.heads} attention heads do not divide by {degree}"
+        if self.kv_heads % degree and degree % self.kv_heads:
+            return f"{self.kv_heads} KV heads neither divide by {degree} nor the other way round"
+        return None
+
+
+def geometry_of(config: bytes, *, where: str = "config.json") -> Geometry:
+    """Read the sizes.  Raises `UserError` that names the key that is missing or wrong."""
+    try:
+        values = json.loads(config)
+    except ValueError as error:
+        raise UserError(f"not JSON: {error}", where=where) from error
+    if not isinstance(values, dict):
+        raise UserError("not a JSON object", where=where)
+    family = values.get("model_type")
+    if family not in FAMILIES:
+        raise UserError(
+            f"models of type {family!r} cannot be cut",
+            where=f"{where}: model_type",
+            remedy=f"the rules cover {', '.join(FAMILIES)}",
+        )
+    heads = _count(values, "num_attention_heads", where)
+    kv = "num_key_value_heads"
+    return Geometry(
+        family=family,
+        layers=_count(values, "num_hidden_layers", where),
+        heads=heads,
+        kv_heads=heads if values.get(kv) is None else _count(values, kv, where),
+        vocab=_count(values, "vocab_size", where),
+        tied_embeddings=bool(values.get("tie_word_embeddings", False)),
+    )
+
+
+def _count(values: Mapping[str, Any], key: str, where: str) -> int:
+    value = values.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"expected a positive whole number, got {value!r}", where=f"{where}: {key}")
+    return value

@@ -1,0 +1,166 @@
+"""A directory of safetensors files, as Hugging Face checkpoints are.
+
+The format is read here, not with the `safetensors` package, whose numpy side knows neither
+bfloat16 nor fp8: cutting needs bytes, not numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.weights.checksum import checksum
+from shuntserve_core.weights.manifest import Source
+from shuntserve_core.weights.sources import SourceTensor
+from shuntserve_core.weights.traw import DTYPES, MAX_DIMENSIONS, Header
+
+COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files that travel with the weights, where there are any."""
+
+INDEX = "model.safetensors.index.json"
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_DTYPES = {
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I8": "int8",
+    "U8": "uint8",
+    "I32": "int32",
+}
+
+
+@frozen
+class _Place:
+    """A tensor's bytes in a file."""
+
+    path: Path
+    header: Header
+    offset: int
+
+
+class SafetensorsDirectory:
+    """`model.safetensors`, or the shards that `model.safetensors.index.json` names."""
+
+    def __init__(self, directory: Path, source: Source | None = None) -> None:
+        self._directory = directory
+        self._known_source = source
+
+    @cached_property
+    def source(self) -> Source:
+        """What it was made with, or else a fingerprint of headers and sizes."""
+        if self._known_source:
+            return self._known_source
+        return Source("safetensors", self._directory.resolve().name, self._fingerprint)
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """The copied files that are there.  Raises `UserError` without a `config.json`."""
+        paths = {name: self._directory / name for name in COPIED}
+        found = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+        if "config.json" not in found:
+            raise UserError("there is no config.json", where=str(self._directory))
+        return found
+
+    @cached_property
+    def tensors(self) -> list[SourceTensor]:
+        """Every tensor, in the order of files and offsets."""
+        return [SourceTensor(name, place.header) for name, place in self._places.items()]
+
+    def read(self, name: str) -> NDArray[np.uint8]:
+        """The tensor's bytes, mapped; unmapped with the last reference to them."""
+        place = self._places[name]
+        rows = place.header.shape[0] if place.header.shape else 1
+        size = place.header.data_bytes
+        if not size:
+            return np.zeros((rows, 0), np.uint8)
+        mapped = np.memmap(place.path, np.uint8, "r", place.offset, (size,))
+        return np.asarray(mapped).reshape(rows, -1)
+
+    @cached_property
+    def _places(self) -> dict[str, _Place]:
+        places: dict[str, _Place] = {}
+        for path in self._paths:
+            places.update(_read_header(path))
+        return places
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        index = self._directory / INDEX
+        if index.is_file():
+            try:
+                names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise UserError("not an index of safetensors files", where=str(index)) from error
+            paths = [self._directory / name for name in names]
+        else:
+            paths = sorted(self._directory.glob("*.safetensors"))
+        missing = [path.name for path in paths if not path.is_file()]
+        if missing or not paths:
+            what = f"{', '.join(missing)} missing" if missing else "there are no safetensors files"
+            raise UserError(what, where=str(self._directory))
+        return paths
+
+    @property
+    def _fingerprint(self) -> str:
+        described = [
+            f"{path.name} {path.stat().st_size} {name} {place.header} {place.offset}\n".encode()
+            for name, place in self._places.items()
+            for path in [place.path]
+        ]
+        return checksum([self.files["config.json"], *described])
+
+
+def _read_header(path: Path) -> dict[str, _Place]:
+    """Where each tensor of one file is.  Raises `UserError` for a file that is cut off or wrong."""
+    where, size = str(path), path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(_MAX_HEADER_BYTES, size - 8):
+            raise UserError("not a safetensors file: no header fits", where=where)
+        text = file.read(length)
+    try:
+        document: dict[str, Any] = json.loads(text)
+        document.pop("__metadata__", None)
+        places = {name: _place(path, 8 + length, entry) for name, entry in document.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"damaged safetensors header: {error}", where=where) from error
+    for name, place in places.items():
+        if place.offset + place.header.data_bytes > size:
+            raise UserError(f"the file ends inside tensor {name}", where=where)
+    return dict(sorted(places.items(), key=lambda item: item[1].offset))
+
+
+def _place(path: Path, start: int, entry: dict[str, Any]) -> _Place:
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"dtype {entry['dtype']} is not one of {', '.join(_DTYPES)}")
+    shape = tuple(int(size) for size in entry["shape"])
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    header = Header(DTYPES[_DTYPES[entry["dtype"]]], shape)
+    if len(shape) > MAX_DIMENSIONS or min((*shape, begin)) < 0:
+        raise ValueError(f"shape {list(shape)} at {begin}")
+    if end - begin != math.prod(shape) * header.dtype.itemsize:
+        raise ValueError(f"{end - begin} bytes for a tensor of {header.data_bytes}")
+    return _Place(path, header, start + begin)
