@@ -211,14 +211,10 @@ class PaperModel:
             (self._prefill, self._prefill_cut(depth, batch)),
             (self._decode, _even_cut(depth, batch)),
         ):
-            layer: Any = 0.0
-            fixed: Any = 0.0
-            for count, size in cut:
-                of_layer, on_top = phase(hw, last, size)
-                count = np.where(size > 0, count, 0)
-                layer = layer + count * sum(of_layer.values())
-                fixed = fixed + count * sum(on_top.values())
-            sums += [layer, fixed]
+            sizes = np.stack([size for _, size in cut])
+            counts = np.where(sizes > 0, np.stack([count for count, _ in cut]), 0)
+            of_layer, on_top = phase(hw, last, sizes)
+            sums += [(counts * sum(part.values())).sum(axis=0) for part in (of_layer, on_top)]
         return StageWork(*sums)
 
     def _available(self, kind: StageKind, position: Position) -> Floats:
@@ -245,7 +241,8 @@ class PaperModel:
 
     def stage_work(self, kind: StageKind, position: Position, depth: int, batch: Ints) -> StageWork:
         """Busy seconds for each pipeline batch in `batch`."""
-        work = self._work(self._hardware([kind]), position.last, depth, np.asarray(batch))
+        hw = Hardware(*(figures[0] for figures in self._hardware([kind])))
+        work = self._work(hw, position.last, depth, np.asarray(batch))
         return StageWork(*(np.broadcast_to(part, np.shape(batch)) for part in work))
 
     def _in_flight(self, batch: Ints, depth: int) -> Ints:
