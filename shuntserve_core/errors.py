@@ -39,12 +39,21 @@ class UserErrorGroup(UserError):
         return "\n".join(str(error) for error in self.errors)
 
 
+MOST_NAMES = 12
+"""As many names are listed in full; of more, only those that resemble the word."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Name the closest of `known`, then all of them: a remedy for a misspelt name."""
     names = sorted(known)
     if not names:
         return "none is available"
     lowered = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower()[:100], lowered, n=3, cutoff=0.6)
     hint = f"did you mean {lowered[close[0]]!r}? " if close else ""
-    return f"{hint}available: {', '.join(names)}"
+    if len(names) <= MOST_NAMES:
+        return f"{hint}available: {', '.join(names)}"
+    like = [lowered[name] for name in close[1:]] if close else names[:MOST_NAMES]
+    listed = f"also like it: {', '.join(like)}; " if close and like else ""
+    listed = listed if close else f"among others: {', '.join(like)}; "
+    return f"{hint}{listed}{len(names)} are available"

@@ -189,12 +189,15 @@ class Registry:
             return entry.value
         try:
             return _follow(entry.value.target)
-        except ImportError as error:
+        except Exception as error:  # whatever the import of a plugin's module raises
             package = entry.plugin.package
+            missing = isinstance(error, ModuleNotFoundError)
             raise UserError(
                 f"{kind} {name!r} of package {package} cannot be imported: {_describe(error)}",
                 where=where,
-                remedy=f"install what it needs (pip install '{package}[...]')",
+                remedy=f"install what it needs (pip install '{package}[...]')"
+                if missing
+                else f"report it to the authors of {package}, or use another {kind}",
             ) from error
 
     def remedy(self, kind: str, name: str, *, also: Iterable[str] = ()) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import click
 
 from shuntserve_core import __version__
-from shuntserve_core.errors import UserError
+from shuntserve_core.errors import UserError, UserErrorGroup
 
 
 class _Command(NamedTuple):
@@ -18,6 +18,11 @@ class _Command(NamedTuple):
 
 
 COMMANDS = {
+    "plan": _Command("shuntserve_core.cli.plan:plan", "Choose pipelines for a model."),
+    "estimate": _Command("shuntserve_core.cli.estimate:estimate", "Predict given pipelines."),
+    "compare": _Command("shuntserve_core.cli.compare:compare", "Compare optimizers."),
+    "check": _Command("shuntserve_core.cli.check:check", "Check a configuration."),
+    "schema": _Command("shuntserve_core.cli.schema:schema", "Print the configuration's schema."),
     "plugins": _Command("shuntserve_core.cli.plugins:plugins", "Show what is installed."),
 }
 """Every command, where it lives, and its line in `shuntserve --help`."""
@@ -66,5 +71,6 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except UserError as error:
-        click.echo(f"shuntserve: {error}", err=True)
+        prefix = "" if error.where or isinstance(error, UserErrorGroup) else "shuntserve: "
+        click.echo(f"{prefix}{error}", err=True)
         sys.exit(error.exit_code)

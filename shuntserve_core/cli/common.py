@@ -1,13 +1,98 @@
-"""What commands share: the registry of the invocation, and printing JSON."""
+"""What commands share: the registry, the configuration, options of a search, and JSON."""
 
 from __future__ import annotations
 
+import functools
 import json
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from shuntserve_core.errors import UserError
 from shuntserve_core.registry import Registry
+
+if TYPE_CHECKING:
+    from shuntserve_core.config import Config
+    from shuntserve_core.types import Objective
+
+OBJECTIVES = ("throughput", "throughput-per-dollar", "cost")
+
+config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path())
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+estimator_option = click.option(
+    "--estimator", metavar="NAME", help="Predict with this one instead of the file's."
+)
+
+
+def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that change what is asked of an optimizer; the command takes them as `Asked`."""
+
+    @click.option(
+        "--objective", type=click.Choice(OBJECTIVES), help="Ask for this instead of the file's."
+    )
+    @click.option(
+        "--rate", type=float, metavar="RPS", help="Requests per second demanded, for cost."
+    )
+    @click.option("--budget", type=float, metavar="USD", help="Most that may be spent, $ per hour.")
+    @click.option(
+        "--whole-instances/--split-instances",
+        "whole_instances",
+        default=None,
+        help="Forbid or allow stages on part of an instance's GPUs.",
+    )
+    @click.option(
+        "--time-limit", type=float, metavar="SECONDS", help="Take the best found by then."
+    )
+    @click.option("--seed", type=int, help="For optimizers that draw random numbers.")
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any,
+        objective: str | None,
+        rate: float | None,
+        budget: float | None,
+        whole_instances: bool | None,
+        time_limit: float | None,
+        seed: int | None,
+        **kwargs: Any,
+    ) -> Any:
+        for flag, value, least in (
+            ("--rate", rate, 0),
+            ("--budget", budget, 0),
+            ("--time-limit", time_limit, 0),
+            ("--seed", seed, -1),
+        ):
+            if value is not None and not least < value < 1e300:
+                raise UserError(f"{value:g} is out of range", where=flag, remedy="give more than 0")
+        wanted = {"kind": objective, "rate": rate, "budget": budget}
+        search = {"whole_instances": whole_instances, "time_limit": time_limit, "seed": seed}
+        asked = Asked(_given(wanted), _given(search))
+        return command(*args, asked=asked, **kwargs)
+
+    return wrapped
+
+
+class Asked:
+    """Flags that replace what the file says."""
+
+    def __init__(self, objective: dict[str, Any], search: dict[str, Any]) -> None:
+        self._objective = objective
+        self._search = search
+
+    def changes(self, config: Config) -> dict[str, Any]:
+        """Changes to the `Problem` that the file describes."""
+        return {"objective": self._objective_of(config), **self._search}
+
+    def _objective_of(self, config: Config) -> Objective:
+        from attrs import evolve
+
+        objective = evolve(config.objective, **self._objective)
+        if objective.kind == "cost" and objective.rate is None:
+            raise UserError(
+                "the objective cost needs a rate", where="--rate", remedy="add --rate RPS"
+            )
+        return objective
 
 
 def registry_of(ctx: click.Context) -> Registry:
@@ -15,6 +100,42 @@ def registry_of(ctx: click.Context) -> Registry:
     return Registry(disabled=ctx.find_root().obj or ())
 
 
+def config_of(ctx: click.Context, file: str) -> Config:
+    """The configuration that a command was given."""
+    from shuntserve_core.config import load_config
+
+    return load_config(file, registry_of(ctx))
+
+
+@contextmanager
+def naming(file: object) -> Iterator[None]:
+    """Name the configuration file in errors that do not say where they are from."""
+    try:
+        yield
+    except UserError as error:
+        if error.where.startswith((str(file), "--")):
+            raise
+        where = f"{file}: {error.where}" if error.where else str(file)
+        raise UserError(error.message, where=where, remedy=error.remedy) from error
+
+
 def print_json(value: Any) -> None:
     """Print JSON that a program can read: keys in their order, numbers in full."""
     click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def write_text(file: str, text: str, flag: str = "--out") -> None:
+    """Write a file that the user named with a flag."""
+    from pathlib import Path
+
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or "failed").lower()
+        raise UserError(
+            f"cannot write {file}: {reason}", where=flag, remedy="name a file in a folder that is"
+        ) from error
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

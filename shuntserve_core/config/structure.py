@@ -204,7 +204,7 @@ def _field_reader(
     kind = without_none(attribute.type)
 
     def read(value: Any, _: Any) -> Any:
-        if kind is Any or kind is None:
+        if kind is Any or kind is None or (value is None and kind is not attribute.type):
             return value
         choices = choices_of(attribute)
         if choices and value not in choices:
