@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import field, frozen
 from attrs.validators import ge, in_, optional
 
 FINISH_REASONS = ("stop", "length", "error")
+
+
+def _ids(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
+
+
+def _alternatives(values: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    return tuple(values)
+
+
+def _logprobs(values: Iterable[TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    return tuple(values)
 
 
 @frozen
@@ -31,7 +43,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(factory=dict)
-    stop_token_ids: tuple[int, ...] = field(default=(), converter=tuple)
+    stop_token_ids: tuple[int, ...] = field(default=(), converter=_ids)
     """Tokens that end the output; they are reported as generated, and make no text."""
     logprobs: int | None = None
     """Alternatives to report for each token; 0 is the chosen token alone, None is off."""
@@ -44,9 +56,9 @@ class EngineRequest:
     """One sequence to generate.  A resumed one carries the tokens that it already has."""
 
     id: str
-    prompt: tuple[int, ...] = field(converter=tuple)
+    prompt: tuple[int, ...] = field(converter=_ids)
     sampling: SamplingParams
-    output: tuple[int, ...] = field(default=(), converter=tuple)
+    output: tuple[int, ...] = field(default=(), converter=_ids)
     """Tokens generated before, to be treated as output (penalties, `min_tokens`, grammar, seed)."""
 
     @property
@@ -70,7 +82,7 @@ class TokenLogprob:
     """The probability of one generated token, and of its best alternatives."""
 
     logprob: float
-    top: tuple[tuple[int, float], ...] = field(default=(), converter=tuple)
+    top: tuple[tuple[int, float], ...] = field(default=(), converter=_alternatives)
     """(token id, logprob), most probable first."""
 
 
@@ -79,12 +91,14 @@ class StepOutput:
     """What one engine step added to one request."""
 
     id: str
-    tokens: tuple[int, ...] = field(default=(), converter=tuple)
-    logprobs: tuple[TokenLogprob, ...] = field(default=(), converter=tuple)
+    tokens: tuple[int, ...] = field(default=(), converter=_ids)
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), converter=_logprobs)
     """One for each token, or empty if not asked for."""
     finish: str | None = field(default=None, validator=optional(in_(FINISH_REASONS)))
     error: str = ""
     """Why, if `finish` is `error`."""
+    bad_request: bool = False
+    """With `error`: the request is wrong and would fail on any engine, so it is not tried again."""
 
 
 @frozen

@@ -1,0 +1,166 @@
+"""What travels on a link, and in which form.
+
+| kind | from | rest of the array |
+| --- | --- | --- |
+| HELLO | client | protocol name, version, nonce |
+| CHALLENGE | server | version, nonce, proof |
+| PROOF | client | proof |
+| WELCOME | server | `EngineInfo` as a map, state |
+| SUBMIT | client | id, prompt, output (little-endian uint32), sampling (a map of what is set) |
+| ABORT | client | id |
+| ACTIVATE | client | |
+| PING | client | number |
+| PONG | server | number, running, waiting, KV share, tokens generated |
+| STEP | server | one item for each request in the step |
+| STATE | server | state |
+| GOODBYE | both | reason |
+
+An item of a STEP is (id, tokens, finish, logprobs, error, bad request), cut off behind its last
+item that says something; a logprob is (logprob, token, logprob, token, logprob...).
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import Any
+
+import attrs
+from cattrs import Converter
+
+from shuntserve_core.link.frames import Message, ProtocolError
+from shuntserve_core.types.request import (
+    FINISH_REASONS,
+    EngineInfo,
+    EngineLoad,
+    EngineRequest,
+    SamplingParams,
+    StepOutput,
+    TokenLogprob,
+)
+
+HELLO, CHALLENGE, PROOF, WELCOME = 1, 2, 3, 4
+SUBMIT, ABORT, ACTIVATE, PING, PONG, STEP, STATE, GOODBYE = 16, 17, 18, 19, 20, 21, 22, 23
+
+# An engine that ignored a parameter it does not know would make a silent difference.
+_converter = Converter(forbid_extra_keys=True, detailed_validation=False)
+_SAMPLING = tuple(
+    (f.name, {} if f.name == "logit_bias" else f.default) for f in attrs.fields(SamplingParams)
+)
+
+
+def submit_message(request: EngineRequest) -> Message:
+    """The SUBMIT of a request."""
+    sampling = {
+        name: value
+        for name, default in _SAMPLING
+        if (value := getattr(request.sampling, name)) != default
+    }
+    return (SUBMIT, request.id, _pack(request.prompt), _pack(request.output), sampling)
+
+
+def submitted(message: Message) -> EngineRequest:
+    """The request in a SUBMIT.  Raises `ProtocolError`."""
+    try:
+        _, request_id, prompt, output, sampling = message
+        return EngineRequest(
+            id=_text(request_id),
+            prompt=_unpack(prompt),
+            sampling=_converter.structure(sampling, SamplingParams),
+            output=_unpack(output),
+        )
+    except ProtocolError:
+        raise
+    except Exception as error:  # cattrs raises many kinds for values of wrong types
+        raise ProtocolError(f"malformed request: {type(error).__name__}: {error}") from error
+
+
+def step_item(output: StepOutput) -> Message:
+    """A request's item in a STEP."""
+    if output.finish is None and not output.logprobs:
+        return (output.id, output.tokens)
+    logprobs = tuple(
+        (entry.logprob, *(part for pair in entry.top for part in pair)) for entry in output.logprobs
+    )
+    if output.finish is None or not output.error:
+        return (output.id, output.tokens, output.finish, logprobs)
+    return (output.id, output.tokens, output.finish, logprobs, output.error, output.bad_request)
+
+
+def step_output(item: Message) -> StepOutput:
+    """The output in an item of a STEP.  Raises `ProtocolError`."""
+    try:
+        if len(item) == 2:
+            return StepOutput(item[0], item[1])
+        finish = item[2]
+        logprobs = tuple(
+            TokenLogprob(entry[0], tuple(zip(entry[1::2], entry[2::2], strict=True)))
+            for entry in item[3]
+        )
+        if finish not in FINISH_REASONS and finish is not None:
+            raise ProtocolError(f"unknown finish reason {finish!r}")
+        error, bad_request = item[4:6] if len(item) > 4 else ("", False)
+        return StepOutput(item[0], item[1], logprobs, finish, error, bad_request)
+    except (TypeError, ValueError, IndexError) as error:
+        raise ProtocolError(f"malformed step: {error}") from error
+
+
+def pong_message(number: int, load: EngineLoad) -> Message:
+    """The answer to a PING."""
+    return (PONG, number, load.running, load.waiting, load.kv_used, load.tokens)
+
+
+def pong_load(message: Message) -> EngineLoad:
+    """The load in a PONG.  Raises `ProtocolError`."""
+    try:
+        _, _, running, waiting, kv_used, tokens = message
+        return EngineLoad(int(running), int(waiting), float(kv_used), int(tokens))
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"malformed pong: {error}") from error
+
+
+def info_map(info: EngineInfo) -> dict[str, Any]:
+    """An `EngineInfo` as plain data."""
+    return attrs.asdict(info) | {"features": sorted(info.features)}
+
+
+def info_of(data: Any) -> EngineInfo:
+    """An `EngineInfo` from plain data.  Raises `ProtocolError`."""
+    try:
+        return _converter.structure(data, EngineInfo)
+    except Exception as error:
+        raise ProtocolError(f"malformed engine info: {type(error).__name__}: {error}") from error
+
+
+def text_of(message: Message) -> str:
+    """The one string that the message carries.  Raises `ProtocolError`."""
+    if len(message) != 2:
+        raise ProtocolError(f"message of kind {message[0]} has {len(message)} items, not 2")
+    return _text(message[1])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ProtocolError(f"expected a string, got {type(value).__name__}")
+    return value
+
+
+def _pack(tokens: tuple[int, ...]) -> bytes:
+    try:
+        return _little_endian(array("I", tokens)).tobytes()
+    except (TypeError, OverflowError) as error:
+        raise ProtocolError(f"a token id is not a 32-bit number: {error}") from error
+
+
+def _unpack(data: Any) -> tuple[int, ...]:
+    if not isinstance(data, bytes):
+        raise ProtocolError(f"expected token ids as bytes, got {type(data).__name__}")
+    tokens = array("I")
+    tokens.frombytes(data)
+    return tuple(_little_endian(tokens))
+
+
+def _little_endian(tokens: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    return tokens

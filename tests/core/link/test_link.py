@@ -1,0 +1,417 @@
+"""Client and server over a real socket: what is sent arrives, and every end is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shuntserve_core.interfaces.link import READY, STANDBY, LinkLost, RequestRefused
+from shuntserve_core.link import LinkClient, LinkPolicy, LinkServer
+from shuntserve_core.link.frames import FrameDecoder, encode
+from shuntserve_core.link.handshake import Handshake
+from shuntserve_core.types.request import (
+    EngineInfo,
+    EngineLoad,
+    EngineRequest,
+    SamplingParams,
+    StepOutput,
+    TokenLogprob,
+)
+
+INFO = EngineInfo("e1", "fake", "tiny", 4, 128, frozenset({"sampling", "resume"}))
+TOKEN = "xyzzy-plugh"
+FAST = LinkPolicy(interval=0.03, missed=4, missed_while_starting=4, client_silence=0.3)
+
+
+class Recorder:
+    """A handler that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.requests: list[EngineRequest] = []
+        self.aborted: list[str] = []
+        self.server: LinkServer | None = None
+        self.threads: set[str] = set()
+
+    def submit(self, request: EngineRequest) -> None:
+        self.threads.add(threading.current_thread().name)
+        if len(request.prompt) > 100:
+            raise RequestRefused("too long")
+        if request.prompt == (666,):
+            raise RuntimeError("bug in the engine")
+        self.requests.append(request)
+
+    def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+
+    def activate(self) -> None:
+        assert self.server is not None
+        self.server.announce(READY)
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(3, 2, 0.5, 77)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def server(recorder: Recorder) -> Iterator[LinkServer]:
+    with LinkServer(INFO, recorder, TOKEN, FAST) as server:
+        recorder.server = server
+        yield server
+
+
+def request(name: str, *prompt: int, **sampling: object) -> EngineRequest:
+    return EngineRequest(name, prompt or (1, 2), SamplingParams(**({"max_tokens": 8} | sampling)))  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that another thread does."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - another thread sets no event of this loop
+            await asyncio.sleep(0.005)
+
+
+async def end(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def test_a_request_arrives_whole(server: LinkServer, recorder: Recorder) -> None:
+    link = await LinkClient.connect(server.start(), TOKEN)
+    sent = EngineRequest(
+        "r",
+        (0, 1, 2**32 - 1),
+        SamplingParams(
+            max_tokens=9,
+            min_tokens=2,
+            temperature=0.5,
+            seed=2**63,
+            logit_bias={5: -1.5},
+            stop_token_ids=(7, 8),
+            logprobs=0,
+            guided={"json_schema": {"type": "object", "n": [1, 2.5, None, True]}},
+        ),
+        output=(3, 4),
+    )
+    link.submit(sent, lambda output: None)
+    await until(lambda: recorder.requests)
+    (got,) = recorder.requests
+    assert (got.id, got.prompt, got.output) == (sent.id, sent.prompt, sent.output)
+    guided = {"json_schema": {"type": "object", "n": (1, 2.5, None, True)}}
+    assert got.sampling.guided == guided
+    assert got.sampling.logit_bias == {5: -1.5}
+    assert got.sampling.seed == 2**63
+    assert recorder.threads == {"link"}
+    assert link.info == INFO
+    link.close()
+
+
+async def test_steps_reach_their_owners_in_order(server: LinkServer, recorder: Recorder) -> None:
+    link = await LinkClient.connect(server.start(), TOKEN)
+    heard: dict[str, list[StepOutput]] = {"a": [], "b": []}
+    for name in heard:
+        link.submit(request(name), heard[name].append)
+    await until(lambda: len(recorder.requests) == 2)
+    steps = [
+        [StepOutput("a", (1,)), StepOutput("b", (2,), (TokenLogprob(-0.5, ((2, -0.5), (9, -3))),))],
+        [StepOutput("a", (3, 4)), StepOutput("stranger", (1,))],
+        [StepOutput("b", (5,), finish="stop"), StepOutput("a", finish="error", error="why")],
+        [StepOutput("a", (6,)), StepOutput("b", (6,))],
+    ]
+    for step in steps:
+        server.send_step(step)
+    await until(lambda: heard["a"] and heard["a"][-1].finish)
+    assert heard["a"] == [steps[0][0], steps[1][0], steps[2][1]]
+    assert heard["b"] == [steps[0][1], steps[2][0]]
+    link.close()
+
+
+async def test_an_aborted_request_is_heard_no_more(server: LinkServer, recorder: Recorder) -> None:
+    link = await LinkClient.connect(server.start(), TOKEN)
+    heard: list[StepOutput] = []
+    other: list[StepOutput] = []
+    link.submit(request("a"), heard.append)
+    link.submit(request("b"), other.append)
+    link.abort("a")
+    link.abort("unknown")
+    await until(lambda: recorder.aborted)
+    server.send_step([StepOutput("a", (1,)), StepOutput("b", (1,))])
+    await until(lambda: other)
+    assert heard == []
+    assert recorder.aborted == ["a"]
+    link.close()
+
+
+async def test_states_and_load_are_announced(server: LinkServer) -> None:
+    link = await LinkClient.connect(server.start(), TOKEN, FAST)
+    states: list[str] = []
+    link.on_state(states.append)
+    server.announce(STANDBY)
+    await until(lambda: link.state == STANDBY)
+    await link.activate()
+    assert states == [STANDBY, READY]
+    await until(lambda: link.load == EngineLoad(3, 2, 0.5, 77))
+    link.close()
+
+
+async def test_refusals_and_engine_mistakes_cost_one_request(server: LinkServer) -> None:
+    link = await LinkClient.connect(server.start(), TOKEN)
+    heard: list[StepOutput] = []
+    link.submit(request("long", *range(101)), heard.append)
+    link.submit(request("bug", 666), heard.append)
+    await until(lambda: len(heard) == 2)
+    assert (heard[0].error, heard[0].bad_request) == ("too long", True)
+    assert (heard[1].error, heard[1].bad_request) == ("RuntimeError: bug in the engine", False)
+    assert link.lost is None
+    link.close()
+
+
+async def test_a_wrong_token_is_refused_on_both_sides(server: LinkServer) -> None:
+    address = server.start()
+    with pytest.raises(LinkLost, match="does not know the secret"):
+        await LinkClient.connect(address, "wrong")
+    link = await LinkClient.connect(address, TOKEN)
+    link.close()
+
+
+async def test_an_impostor_never_sees_the_token() -> None:
+    async def impostor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.read(1000))
+        writer.write(encode(Handshake("guess").challenge((1, "shuntserve-link", 1, b"x" * 16))))
+        seen.append(await reader.read(1000))
+        await end(writer)
+
+    seen: list[bytes] = []
+    listener = await asyncio.start_server(impostor, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    with pytest.raises(LinkLost, match="the engine does not know the secret"):
+        await LinkClient.connect(f"127.0.0.1:{port}", TOKEN)
+    await until(lambda: len(seen) == 2)
+    assert not any(TOKEN.encode() in words for words in seen)
+    listener.close()
+    await listener.wait_closed()
+
+
+async def test_another_version_is_refused_by_name(server: LinkServer) -> None:
+    host, port = server.start().split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(encode((1, "shuntserve-link", 99, b"x" * 16)))
+    assert b"link version 99 is not 1" in await reader.read()
+    await end(writer)
+
+
+async def test_losing_the_engine_tells_every_owner_once(
+    server: LinkServer, recorder: Recorder
+) -> None:
+    link = await LinkClient.connect(server.start(), TOKEN)
+    told: list[str] = []
+    heard: list[StepOutput] = []
+    link.on_lost(lambda reason: told.append(f"lost: {reason}"))
+    link.submit(request("a"), heard.append)
+    link.submit(request("b"), heard.append)
+    server.stop()
+    await until(lambda: link.lost)
+    assert told == ["lost: the peer said: the engine stops"]
+    assert [(o.id, o.finish) for o in heard] == [("a", "error"), ("b", "error")]
+    with pytest.raises(LinkLost):
+        link.submit(request("c"), heard.append)
+    link.on_lost(lambda reason: told.append("late"))
+    assert told[1:] == ["late"]
+    link.close()
+    assert len(heard) == 2
+
+
+async def test_a_lost_client_has_its_requests_aborted_and_may_come_back(
+    server: LinkServer, recorder: Recorder
+) -> None:
+    address = server.start()
+    link = await LinkClient.connect(address, TOKEN)
+    link.submit(request("a"), lambda output: None)
+    await until(lambda: recorder.requests)
+    link.cut("killed")
+    await until(lambda: recorder.aborted == ["a"])
+    again = await LinkClient.connect(address, TOKEN)
+    heard: list[StepOutput] = []
+    again.submit(request("b"), heard.append)
+    await until(lambda: len(recorder.requests) == 2)
+    server.send_step([StepOutput("a", (9,)), StepOutput("b", (1,))])
+    await until(lambda: heard)
+    assert heard == [StepOutput("b", (1,))]
+    again.close()
+
+
+async def test_the_newest_client_counts(server: LinkServer, recorder: Recorder) -> None:
+    address = server.start()
+    old = await LinkClient.connect(address, TOKEN)
+    heard: list[StepOutput] = []
+    old.submit(request("a"), heard.append)
+    await until(lambda: recorder.requests)
+    new = await LinkClient.connect(address, TOKEN)
+    await until(lambda: old.lost)
+    assert "another client took over" in (old.lost or "")
+    assert recorder.aborted == ["a"]
+    assert new.lost is None
+    new.close()
+
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp6"])
+async def test_other_kinds_of_address(scheme: str, server: LinkServer, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/link" if scheme == "unix" else "[::1]:0"
+    if scheme == "tcp6" and not socket.has_ipv6:
+        address = "127.0.0.1:0"
+    link = await LinkClient.connect(server.start(address), TOKEN)
+    assert link.info == INFO
+    link.close()
+
+
+async def test_nobody_there_is_a_lost_link() -> None:
+    with pytest.raises(LinkLost, match=r"127\.0\.0\.1:1"):
+        await LinkClient.connect("127.0.0.1:1", TOKEN)
+
+
+class Proxy:
+    """Forwards bytes until it is told to swallow them: a network that goes black."""
+
+    def __init__(self, address: str) -> None:
+        self.target = address
+        self.black = False
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def start(self) -> str:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self.target.split(":")
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        self.writers += [writer, up_writer]
+        await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                if not self.black:
+                    writer.write(data)
+        except ConnectionError:
+            pass
+        if not self.black:
+            await end(writer)
+
+    async def close(self) -> None:
+        self.server.close()
+        for writer in self.writers:
+            writer.transport.abort()
+            await end(writer)
+
+
+async def test_a_black_hole_is_noticed_on_both_sides(
+    server: LinkServer, recorder: Recorder
+) -> None:
+    proxy = Proxy(server.start())
+    link = await LinkClient.connect(await proxy.start(), TOKEN, FAST)
+    heard: list[StepOutput] = []
+    link.submit(request("a"), heard.append)
+    await until(lambda: recorder.requests)
+    proxy.black = True
+    await until(lambda: link.lost and recorder.aborted)
+    assert "silent" in (link.lost or "")
+    assert heard[0].finish == "error"
+    await proxy.close()
+
+
+async def test_a_pause_of_this_process_is_not_held_against_the_engine(recorder: Recorder) -> None:
+    with LinkServer(INFO, recorder, TOKEN) as server:
+        link = await LinkClient.connect(server.start(), TOKEN, FAST)
+        for _ in range(3):
+            time.sleep(FAST.interval * FAST.missed * 1.5)  # noqa: ASYNC251 - blocking is the point
+            await asyncio.sleep(0)
+        await asyncio.sleep(FAST.interval * 2)
+        assert link.lost is None
+        link.close()
+
+
+async def test_a_client_that_does_not_read_is_cut(recorder: Recorder) -> None:
+    policy = LinkPolicy(write_buffer=100_000)
+    with LinkServer(INFO, recorder, TOKEN, policy) as server:
+        link = await LinkClient.connect(server.start(), TOKEN, policy)
+        link.submit(request("a"), lambda output: None)
+        await until(lambda: recorder.requests)
+        assert link._transport is not None
+        link._transport.pause_reading()
+        step = [StepOutput("a", tuple(range(10_000)))]
+        for _ in range(2000):
+            server.send_step(step)
+            if recorder.aborted:
+                break
+            await asyncio.sleep(0)
+        await until(lambda: recorder.aborted == ["a"])
+        link._transport.resume_reading()
+        await until(lambda: link.lost)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (b"\xff\xff\xff\xff", b"over the limit"),
+        (b"\x00\x00\x00\x01\xc1", b"not msgpack"),
+        (b"\x00\x00\x00\x01\x05", b"not an array"),
+        (encode((99,)), b"unknown kind"),
+        (encode((16, "x")), b"malformed request"),
+        (encode((16, "x", b"1234", b"", {"max_tokens": 0})), b"malformed request"),
+        (encode((16, "x", b"1234", b"", {"max_tokens": 1, "new": 1})), b"malformed request"),
+        (encode((16, "x", b"123", b"", {"max_tokens": 1})), b"malformed request"),
+        (encode((17, 5)), b"expected a string"),
+    ],
+)
+async def test_malformed_words_end_the_link_with_a_reason(
+    words: bytes, reason: bytes, server: LinkServer
+) -> None:
+    host, port = server.start().split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    shake = Handshake(TOKEN)
+    writer.write(encode(shake.hello()))
+    decoder = FrameDecoder()
+    (challenge,) = decoder.feed(await reader.read(1000))
+    writer.write(encode(shake.prove(challenge)))
+    await reader.read(1000)
+    writer.write(words)
+    assert reason in await reader.read()
+    await end(writer)
+
+
+async def test_a_silent_stranger_is_sent_away(recorder: Recorder) -> None:
+    with LinkServer(INFO, recorder, TOKEN, LinkPolicy(handshake=0.05)) as server:
+        host, port = server.start().split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        await end(writer)
+
+
+async def test_an_owner_that_fails_disturbs_no_other(
+    server: LinkServer, recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = await LinkClient.connect(server.start(), TOKEN)
+    heard: list[StepOutput] = []
+
+    def broken(output: StepOutput) -> None:
+        raise RuntimeError("a bug above the link")
+
+    link.submit(request("a"), broken)
+    link.submit(request("b"), heard.append)
+    await until(lambda: len(recorder.requests) == 2)
+    server.send_step([StepOutput("a", (1,)), StepOutput("b", (1,))])
+    await until(lambda: heard)
+    assert "a bug above the link" in caplog.text
+    link.close()
