@@ -1,0 +1,342 @@
+"""The `roofline` estimator, bound to a model, a workload and instance types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from attrs import define, frozen
+
+from shuntserve_core.interfaces.estimator import Floats, Ints, Position, Scores, StageWork
+from shuntserve_core.interfaces.layer import LayerTime
+from shuntserve_core.types import (
+    Estimate,
+    InstanceType,
+    ModelSpec,
+    StageEstimate,
+    StageKind,
+    Workload,
+)
+from shuntserve_plugins.estimators.base import combine
+from shuntserve_plugins.estimators.roofline.hardware import Rates, rates_of
+from shuntserve_plugins.estimators.roofline.lengths import Lengths
+from shuntserve_plugins.estimators.roofline.memory import Memory
+from shuntserve_plugins.estimators.roofline.operators import Operators
+from shuntserve_plugins.estimators.roofline.parts import (
+    Parts,
+    bound_of,
+    merged,
+    scaled,
+    total,
+    waiting,
+)
+from shuntserve_plugins.estimators.roofline.steps import Steps, mixed, separate
+
+KV_BLOCK = 16
+"""Tokens of one block of the KV cache."""
+
+
+@frozen
+class EngineSetup:
+    """`Roofline`'s options in the model's words; see there for units and sources."""
+
+    chunked_prefill: bool
+    step_tokens: int
+    sequences: int
+    memory_utilisation: float
+    runtime_bytes: float
+    step_overhead: float
+    sequence_overhead: float
+    eager_layer_seconds: float
+
+
+class Phase(NamedTuple):
+    """Operators of a phase: of one layer, and around the layers."""
+
+    layer: Parts
+    fixed: Parts
+
+
+class Work(NamedTuple):
+    """Both phases; with chunked prefill the first holds everything."""
+
+    prefill: Phase
+    decode: Phase
+
+
+@define(frozen=True, slots=False)
+class RooflineModel:
+    """A `BoundEstimator`, and a `LayerPredictor`."""
+
+    model: ModelSpec
+    workload: Workload
+    catalog: Mapping[str, InstanceType]
+    setup: EngineSetup
+
+    @cached_property
+    def _lengths(self) -> Lengths:
+        return Lengths.of(self.workload, self._prompt_chunk)
+
+    @cached_property
+    def _prompt_chunk(self) -> int:
+        """Most tokens of a prompt that a step computes; whole prompts without chunking."""
+        if self.setup.chunked_prefill:
+            return self.setup.step_tokens
+        return max(self.setup.step_tokens, self.workload.max_length)
+
+    @cached_property
+    def _operators(self) -> Operators:
+        return Operators(self.model, self.setup.eager_layer_seconds)
+
+    @cached_property
+    def _memory(self) -> Memory:
+        setup = self.setup
+        return Memory(
+            self.model,
+            setup.memory_utilisation,
+            setup.runtime_bytes,
+            self._prompt_chunk,
+            setup.sequences,
+        )
+
+    def _rates(self, kinds: Sequence[StageKind]) -> Rates:
+        stages = [(self.catalog[kind.instance], kind.tensor_parallel) for kind in kinds]
+        return rates_of(self.model, stages)
+
+    # How much fits.
+
+    def batch_limit(self, kind: StageKind, position: Position) -> Ints:
+        """Requests whose KV cache fits at the same time, by number of layers.
+
+        Blocks are taken as tokens come, so what counts is what a request holds on average over its
+        stay; one of the greatest length must fit too, or the engine does not start.
+        """
+        model, t = self.model, kind.tensor_parallel
+        layers = np.arange(model.layers + 1)
+        if model.refuse_tensor_parallel(t):
+            return np.zeros(model.layers + 1, dtype=np.int64)
+        free = self._memory.for_cache(self.catalog[kind.instance].gpu, t, position, layers)
+        token = self._memory.token_bytes(t, np.maximum(layers, 1))
+        requests = np.floor(free / token / self._held_tokens)
+        limit = np.minimum(requests, self.setup.sequences).astype(np.int64)
+        limit = np.where(free >= token * self.workload.max_length, np.maximum(limit, 1), 0)
+        limit[0] = limit[1]
+        return limit
+
+    @cached_property
+    def _held_tokens(self) -> float:
+        """Tokens of cache a request takes on average: its last block is half empty."""
+        return self._lengths.occupancy + KV_BLOCK / 2
+
+    def _limits(self, kinds: Sequence[StageKind]) -> Ints:
+        """`batch_limit` of every kind: shape (kinds, first, last, layers + 1)."""
+        flags = (False, True)
+        return np.array(
+            [
+                [
+                    [self.batch_limit(kind, Position(first, last)) for last in flags]
+                    for first in flags
+                ]
+                for kind in kinds
+            ]
+        )
+
+    # How long a stage is busy.
+
+    def _steps(self, depth: int, batch: Any) -> tuple[Any, Steps]:
+        """Micro-batches in flight, and the steps of each in a turnover."""
+        groups = np.minimum(batch, depth)
+        cut = mixed if self.setup.chunked_prefill else separate
+        return groups, cut(self._lengths, batch / groups, self._prompt_chunk)
+
+    def _step(self, rates: Rates, tokens: Any, rows: Any, first: Any, last: Any) -> Phase:
+        """One step without its attention."""
+        host = self.setup.step_overhead + self.setup.sequence_overhead * rows
+        around = self._operators.around(rates, tokens, rows, first, last)
+        return Phase(self._operators.linear(rates, tokens), {**around, "host": waiting(host)})
+
+    def _attention(self, rates: Rates) -> tuple[Parts, Parts]:
+        """Attention of one request in one layer: its prompt, and all its decode steps."""
+        lengths = self._lengths
+        prompt = self._operators.prefill_attention(
+            rates, lengths.prompt_pairs, lengths.chunk_context
+        )
+        decode = self._operators.decode_attention(rates, lengths.decode_context)
+        return {"prefill attention": prompt}, {"decode attention": decode}
+
+    def _work(self, rates: Rates, first: Any, last: Any, depth: int, batch: Any) -> Work:
+        """A stage's turnover: every slot of every micro-batch serves one request."""
+        groups, steps = self._steps(depth, batch)
+        prompt, decode = self._attention(rates)
+        phases = []
+        for count, tokens, rows, attention in (
+            (steps.prefill, steps.prefill_tokens, steps.prefill_rows, prompt),
+            (steps.decode, steps.decode_tokens, steps.decode_tokens, decode),
+        ):
+            step = self._step(rates, tokens, rows, first, last)
+            layer = {**scaled(step.layer, groups * count), **scaled(attention, batch * 1.0)}
+            phases.append(Phase(layer, scaled(step.fixed, groups * count)))
+        if not self.setup.chunked_prefill:
+            return Work(*phases)
+        together = Phase(*(merged(*parts) for parts in zip(*phases, strict=True)))
+        return Work(together, Phase({}, {}))
+
+    def stage_work(self, kind: StageKind, position: Position, depth: int, batch: Ints) -> StageWork:
+        """Busy seconds for each pipeline batch in `batch`."""
+        batch = np.asarray(batch)
+        work = self._work(self._rates([kind]), position.first, position.last, depth, batch)
+        return StageWork(*(np.broadcast_to(part, batch.shape) for part in _seconds(work)))
+
+    # How stages work together.
+
+    def period(self, batch: Ints, depth: int, prefill: Floats, decode: Floats) -> Floats:
+        """Seconds of a turnover: the slowest stage is always busy, if there are enough batches."""
+        groups = np.minimum(batch, depth)
+        seconds: Floats = (prefill + decode) * (depth / groups)
+        return seconds
+
+    def latencies(
+        self, batch: Ints, depth: int, prefill: Floats, decode: Floats
+    ) -> tuple[Floats, Floats]:
+        """TTFT and TPOT from Little's law: a request stays as long as a turnover takes.
+
+        TTFT counts from admission into the batch, not from arrival.
+        """
+        groups, steps = self._steps(depth, batch)
+        period = self.period(batch, depth, prefill, decode)
+        decodes = self._lengths.decode_steps
+        if self.setup.chunked_prefill:
+            tpot = period / steps.length
+            return period - decodes * tpot, tpot
+        ttft: Floats = prefill * depth / groups / steps.prefill
+        return ttft, (period - ttft) / max(decodes, 1.0)
+
+    def _alone(self, rates: Rates, first: Any, last: Any) -> tuple[Any, Any]:
+        """Seconds of a request that is alone: a layer, and around the layers."""
+        lengths = self._lengths
+        prompt, decode = self._attention(rates)
+        layer = total(prompt) + total(decode)
+        fixed: Any = 0.0
+        for count, tokens in (
+            (lengths.chunks, lengths.prompt / lengths.chunks),
+            (lengths.decode_steps, 1.0),
+        ):
+            layer = layer + count * total(self._operators.linear(rates, tokens))
+            fixed = fixed + count * (
+                total(self._operators.around(rates, tokens, 1.0, first, last))
+                + np.where(last, self.setup.step_overhead + self.setup.sequence_overhead, 0.0)
+            )
+        return layer, fixed
+
+    def alone(self, kind: StageKind, position: Position, depth: int) -> tuple[float, float]:
+        """Seconds that a stage adds to the latency of one request: a layer, and fixed."""
+        layer, fixed = self._alone(self._rates([kind]), position.first, position.last)
+        return float(np.ravel(layer)[0]), float(np.ravel(fixed)[0])
+
+    def scores(self, kinds: Sequence[StageKind], choice: Ints, layers: Ints) -> Scores:
+        """Score pipelines (n, P) at once."""
+        depth = choice.shape[1]
+        first, last = np.arange(depth) == 0, np.arange(depth) == depth - 1
+        limits = self._limits(kinds)[choice, first.astype(int), last.astype(int), layers]
+        batch = limits.min(axis=1)
+        every = self._rates(kinds)
+        rates = every.pick(choice)
+        work = _seconds(self._work(rates, first, last, depth, np.maximum(batch, 1)[:, None]))
+        layer, fixed = self._alone(rates, first, last)
+        return combine(
+            self,
+            batch,
+            work.prefill_layer * layers + work.prefill_fixed,
+            np.broadcast_to(work.decode_layer * layers + work.decode_fixed, layers.shape),
+            (layer * layers + fixed).sum(axis=1),
+        )
+
+    # One pipeline, in full.
+
+    def estimate(self, stages: Sequence[tuple[StageKind, int]]) -> Estimate:
+        """One pipeline with its breakdown by stage and operator."""
+        kinds = [kind for kind, _ in stages]
+        layers = np.array([[count for _, count in stages]])
+        scores = self.scores(kinds, np.arange(len(kinds))[None, :], layers)
+        batch = int(scores.batch[0])
+        parts = tuple(self._stage(stages, index, max(batch, 1)) for index in range(len(stages)))
+        return Estimate(
+            throughput_rps=float(scores.throughput_rps[0]),
+            batch=batch,
+            kv_blocks=int(batch * self._held_tokens / KV_BLOCK),
+            ttft=float(scores.ttft[0]),
+            tpot=float(scores.tpot[0]),
+            latency=float(scores.latency[0]),
+            stages=parts,
+            reason="" if batch else self._reason(stages, parts),
+        )
+
+    def _stage(
+        self, stages: Sequence[tuple[StageKind, int]], index: int, batch: int
+    ) -> StageEstimate:
+        kind, layers = stages[index]
+        position = Position(index == 0, index == len(stages) - 1)
+        rates = self._rates([kind]).pick(0)
+        work = self._work(rates, position.first, position.last, len(stages), batch)
+        busy = [
+            merged(scaled(phase.layer, layers), phase.fixed)
+            for phase in (work.prefill, work.decode)
+        ]
+        parts = merged(*busy)
+        weights = self._memory.weights(kind.tensor_parallel, position, np.array([layers]))
+        return StageEstimate(
+            batch_limit=int(self.batch_limit(kind, position)[layers]),
+            prefill_seconds=float(total(busy[0])),
+            decode_seconds=float(total(busy[1])),
+            memory_bytes=float(weights[0]) * kind.tensor_parallel,
+            bound=bound_of(parts),
+            breakdown={name: float(part.seconds) for name, part in parts.items()},
+        )
+
+    def _reason(
+        self, stages: Sequence[tuple[StageKind, int]], parts: Sequence[StageEstimate]
+    ) -> str:
+        """Why the first stage that holds no request does not."""
+        for index, ((kind, layers), part) in enumerate(zip(stages, parts, strict=True)):
+            if part.batch_limit:
+                continue
+            t = kind.tensor_parallel
+            name = f"stage {index + 1} ({kind.instance}/{t})"
+            refused = self.model.refuse_tensor_parallel(t)
+            if refused:
+                return f"{name}: {refused}"
+            count = np.array([layers])
+            position = Position(index == 0, index == len(stages) - 1)
+            gpu = self.catalog[kind.instance].gpu
+            free = self._memory.for_cache(gpu, t, position, count)[0]
+            need = self._memory.token_bytes(t, count)[0] * self.workload.max_length
+            return f"{name}: {layers} layers need {max((need - free) * t, 1):,.0f} bytes more"
+        return ""
+
+    # One layer.
+
+    def prefill_layer(self, kind: StageKind, tokens: int) -> LayerTime:
+        """One layer over a prompt of `tokens`, in one go."""
+        rates = self._rates([kind]).pick(0)
+        pairs = tokens * (tokens + 1) / 2
+        attention = self._operators.prefill_attention(rates, pairs, tokens)
+        parts = {**self._operators.linear(rates, tokens), "prefill attention": attention}
+        return _layer_time(parts)
+
+    def decode_layer(self, kind: StageKind, batch: int, context: int) -> LayerTime:
+        """One layer of a decode step for `batch` requests with `context` cached tokens each."""
+        rates = self._rates([kind]).pick(0)
+        attention = self._operators.decode_attention(rates, batch * (context + 1))
+        parts = {**self._operators.linear(rates, batch), "decode attention": attention}
+        return _layer_time(parts)
+
+
+def _seconds(work: Work) -> StageWork:
+    return StageWork(*(total(parts) for phase in work for parts in phase))
+
+
+def _layer_time(parts: Parts) -> LayerTime:
+    seconds = {name: float(part.seconds) for name, part in parts.items()}
+    return LayerTime(sum(seconds.values()), bound_of(parts), seconds)
