@@ -135,6 +135,19 @@ def placement_from_json(data: object, name: str = "placement") -> Placement:
     return read.placement()
 
 
+def pipeline_from_json(data: object, name: str = "pipeline") -> Pipeline:
+    """One pipeline of its JSON form; `name` is what errors call it.  Raises `UserError`."""
+    mistakes = Mistakes(name)
+    read = None
+    try:
+        read = make_converter(lambda *_: None).structure(data, _PipelineEntry)
+    except Exception as error:  # cattrs' own groups
+        mistakes.add_structure_error(error, "")
+    mistakes.raise_if_any()
+    assert read is not None
+    return read.pipeline()
+
+
 @frozen
 class _StageEstimateEntry:
     bound: str

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from attrs import field, frozen
 
+from shuntserve_core.tensorstore.spec import ShardSpec
 from shuntserve_core.types.model import ModelSpec
 
 
@@ -46,6 +47,10 @@ class EngineLaunch:
     model: ModelSpec
     model_dir: str
     """Directory with `config.json` and the tokenizer, present on every node."""
+    weights: str
+    """URL of the weight store."""
+    weights_model: str
+    """`BASE/MODEL`: what the model is called in it."""
     layers: tuple[tuple[int, int], ...] = field(converter=tuple)
     """First layer and end of each stage."""
     tensor_parallel: tuple[int, ...] = field(converter=tuple)
@@ -62,8 +67,21 @@ class EngineLaunch:
     """KV memory that each rank may own, in bytes."""
     stage_seconds: Mapping[str, float] = field(factory=dict)
     """The estimate (`ttft`, `tpot`, `throughput_rps`), for engines that only pretend."""
-    options: Mapping[str, object] = field(factory=dict)
-    """The engine's own options from the config."""
+
+    def shard(self, rank: int) -> ShardSpec:
+        """What the tensor store of a global rank holds for this engine."""
+        place = self.ranks[rank]
+        start, stop = self.layers[place.stage]
+        return ShardSpec(
+            weights=self.weights,
+            model=self.weights_model,
+            tp=self.tensor_parallel[place.stage],
+            rank=place.tp_rank,
+            start=start,
+            stop=stop,
+            first=place.stage == 0,
+            last=place.stage == len(self.layers) - 1,
+        )
 
 
 @frozen

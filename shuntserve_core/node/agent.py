@@ -9,9 +9,11 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cattrs
 from attrs import define, field
 
 from shuntserve_core.errors import UserError
@@ -103,24 +105,35 @@ class Agent:
         Path(path).unlink(missing_ok=True)
         argv = [sys.executable, "-m", "shuntserve_core.tensorstore", "--socket", path]
         argv += ["--device", self.device if self.device == "cpu" else f"{self.device}:{gpu}"]
-        child = await Child.start(
+        log = self.run_dir / f"store-{gpu}.log"
+        listens: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def answer(listening: bool) -> None:
+            if not listens.done():
+                listens.set_result(listening)
+
+        def ended(code: int) -> None:
+            answer(False)
+            self._store_ended(gpu, code)
+
+        self._stores[gpu] = await Child.start(
             argv,
             name=f"store {gpu}",
-            log=self.run_dir / f"store-{gpu}.log",
-            on_line=lambda _: None,
-            on_exit=lambda code: self._store_ended(gpu, child, code),
+            log=log,
+            on_line=lambda _: answer(True),
+            on_exit=ended,
         )
-        self._stores[gpu] = child
-        deadline = time.monotonic() + STORE_START_SECONDS
-        while not Path(path).exists():
-            if not child.alive or time.monotonic() > deadline:
-                log = self.run_dir / f"store-{gpu}.log"
-                raise UserError(f"the tensor store of GPU {gpu} did not start", remedy=f"see {log}")
-            await asyncio.sleep(0.01)
+        try:
+            started = await asyncio.wait_for(listens, STORE_START_SECONDS)
+        except TimeoutError:
+            started = False
+        if not started:
+            raise UserError(f"the tensor store of GPU {gpu} did not start", remedy=f"see {log}")
         return path
 
-    def _store_ended(self, gpu: int, child: Child, code: int) -> None:
-        if self._stores.get(gpu) is child:
+    def _store_ended(self, gpu: int, code: int) -> None:
+        child = self._stores.get(gpu)
+        if child is not None and not child.alive:
             del self._stores[gpu]
             self.emit(event="store-exit", gpu=gpu, code=code)
 
@@ -130,6 +143,13 @@ class Agent:
         async with lock:
             path = await self._ensure_store(gpu)
             return await asyncio.to_thread(_load, path, spec)
+
+    async def retain(self, gpu: int, specs: Sequence[ShardSpec]) -> int:
+        """Have a GPU's store drop all that none of these shards needs; bytes freed."""
+        child = self._stores.get(gpu)
+        if child is None:
+            return 0
+        return await asyncio.to_thread(_retain, self.store_socket(gpu), specs)
 
     async def drop_store(self, gpu: int) -> None:
         """End a GPU's tensor store, and so free its memory."""
@@ -144,7 +164,7 @@ class Agent:
         for gpu, child in sorted(self._stores.items()):
             try:
                 numbers = await asyncio.to_thread(_stats, self.store_socket(gpu))
-            except OSError as error:
+            except (OSError, UserError) as error:
                 numbers = {"error": str(error)}
             stats[str(gpu)] = {"pid": child.process.pid, **numbers}
         return stats
@@ -166,8 +186,8 @@ class Agent:
                 log=self.run_dir / f"engine-{engine_id}.log",
                 environment=command.environment,
                 stdin=command.stdin,
-                on_line=lambda line, i=index: self._worker_said(engine, i, line),
-                on_exit=lambda code, i=index: self._worker_ended(engine, i, code),
+                on_line=partial(self._worker_said, engine, index),
+                on_exit=partial(self._worker_ended, engine, index),
             )
             engine.children.append(child)
 
@@ -199,6 +219,7 @@ class Agent:
             "gpus": self.gpus,
             "pid": os.getpid(),
             "started": self.started,
+            "store_sockets": [self.store_socket(gpu) for gpu in range(self.gpus)],
             "stores": await self.store_stats(),
             "engines": [engine.describe() for engine in self._engines.values()],
         }
@@ -220,9 +241,14 @@ class Agent:
 
 def _load(path: str, spec: ShardSpec) -> dict[str, Any]:
     with StoreClient(path) as store:
-        return dict(store.load(spec))
+        return dict(cattrs.unstructure(store.load(spec)))
+
+
+def _retain(path: str, specs: Sequence[ShardSpec]) -> int:
+    with StoreClient(path) as store:
+        return store.retain(specs)
 
 
 def _stats(path: str) -> dict[str, Any]:
     with StoreClient(path) as store:
-        return dict(store.stats())
+        return dict(cattrs.unstructure(store.stats()))

@@ -35,6 +35,8 @@ class AgentClient:
         self._session = session
         self._headers = {"Authorization": f"Bearer {address.token}"}
         self._watcher: asyncio.Task[None] | None = None
+        self.store_sockets: Mapping[int, str] = {}
+        """Unix socket of each GPU's tensor store, on the node; known after `describe`."""
 
     async def _call(
         self, method: str, path: str, body: Any = None, *, seconds: float = _CALL_SECONDS
@@ -57,6 +59,7 @@ class AgentClient:
     async def describe(self) -> dict[str, Any]:
         """The agent's account of its node."""
         described: dict[str, Any] = await self._call("GET", "/v1/node")
+        self.store_sockets = dict(enumerate(described["store_sockets"]))
         return described
 
     async def load_shard(self, gpu: int, spec: ShardSpec) -> dict[str, Any]:
@@ -65,6 +68,12 @@ class AgentClient:
         path = f"/v1/stores/{gpu}"
         report: dict[str, Any] = await self._call("PUT", path, body, seconds=_LOAD_SECONDS)
         return report
+
+    async def retain(self, gpu: int, specs: Sequence[ShardSpec]) -> int:
+        """Have a GPU's store drop all that none of these shards needs; bytes freed."""
+        body = [cattrs.unstructure(spec) for spec in specs]
+        answer = await self._call("POST", f"/v1/stores/{gpu}/retain", body)
+        return int(answer["bytes_freed"])
 
     async def drop_store(self, gpu: int) -> None:
         """End a GPU's tensor store."""

@@ -50,6 +50,7 @@ def make_app(agent: Agent, token: str) -> web.Application:
             web.get("/v1/events", _events),
             web.put("/v1/stores/{gpu}", _load_shard),
             web.delete("/v1/stores/{gpu}", _drop_store),
+            web.post("/v1/stores/{gpu}/retain", _retain),
             web.post("/v1/engines/{engine_id}", _start_engine),
             web.delete("/v1/engines/{engine_id}", _stop_engine),
             web.post("/v1/ports", _free_port),
@@ -72,6 +73,12 @@ async def _load_shard(request: web.Request) -> web.Response:
 async def _drop_store(request: web.Request) -> web.Response:
     await request.app[_AGENT].drop_store(int(request.match_info["gpu"]))
     return web.json_response({})
+
+
+async def _retain(request: web.Request) -> web.Response:
+    specs = cattrs.structure(await request.json(), list[ShardSpec])
+    freed = await request.app[_AGENT].retain(int(request.match_info["gpu"]), specs)
+    return web.json_response({"bytes_freed": freed})
 
 
 async def _start_engine(request: web.Request) -> web.Response:

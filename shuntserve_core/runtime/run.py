@@ -1,0 +1,323 @@
+"""One engine from its first byte of weights to its last process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from attrs import frozen
+
+from shuntserve_core.interfaces.engine import Engine, EngineLaunch, RankLaunch
+from shuntserve_core.interfaces.link import READY, STANDBY, EngineLink
+from shuntserve_core.link import LinkClient
+from shuntserve_core.node.client import AgentLost
+from shuntserve_core.placement_json import pipeline_from_json, pipeline_to_json
+from shuntserve_core.runtime.nodes import Node
+from shuntserve_core.runtime.planner import Held, nodes_of
+from shuntserve_core.runtime.states import LIVE, Machine, PipelineState
+from shuntserve_core.types import ModelSpec, Pipeline, Stage
+
+logger = logging.getLogger(__name__)
+
+
+@frozen
+class EngineSettings:
+    """What all engines of a cluster have in common."""
+
+    engine: Engine
+    engine_name: str
+    model: ModelSpec
+    model_dir: str
+    max_length: int
+    max_batch: int | None
+    kv_bytes: int | None
+    store_url: str = ""
+    store_model: str = ""
+    start_seconds: float = 600.0
+    """How long an engine may take to start once its weights are loaded."""
+
+
+class EngineFailed(Exception):
+    """The engine will not serve; the message says why."""
+
+
+class PipelineRun:
+    """A pipeline on its GPUs.  The manager decides; this carries out."""
+
+    def __init__(
+        self,
+        plan: Pipeline,
+        nodes: Mapping[str, Node],
+        settings: EngineSettings,
+        machine: Machine[PipelineState],
+        on_failed: Callable[[PipelineRun, str], None],
+    ) -> None:
+        self.plan = plan
+        self.machine = machine
+        self.name = machine.name
+        self.engine_id = f"{machine.name}-{secrets.token_hex(4)}"
+        self.link: EngineLink | None = None
+        self.doomed = ""
+        """Why it must be replaced although it serves; empty if it need not."""
+        self.replaced = False
+        """Whether a successor is on its way."""
+        self.started = time.time()
+        self.serving_since: float | None = None
+        self.switch_seconds: float | None = None
+        """How long the GPUs served nobody at the switch to this engine."""
+        self._nodes = {name: nodes[name] for name in nodes_of(plan)}
+        self._settings = settings
+        self._on_failed = on_failed
+        self._token = secrets.token_urlsafe(24)
+        self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._ready: set[tuple[str, int]] = set()
+        self._workers: set[tuple[str, int]] = set()
+        self._all_ready = asyncio.Event()
+
+    @property
+    def state(self) -> PipelineState:
+        """Where in its life it is."""
+        return self.machine.state
+
+    @property
+    def live(self) -> bool:
+        """Whether it has processes that are wanted."""
+        return self.state in LIVE
+
+    @property
+    def node_names(self) -> frozenset[str]:
+        """The nodes that it needs."""
+        return frozenset(self._nodes)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it runs at once."""
+        batch = self.plan.estimate.batch
+        return min(batch, self._settings.max_batch or batch)
+
+    # Coming up
+
+    async def prepare(self) -> None:
+        """Load weights, start workers, and wait until the engine stands by.
+
+        Raises `EngineFailed`.
+        """
+        try:
+            launch = await self._launch()
+            if self._settings.engine.needs_weights:
+                await asyncio.gather(*(self._load(launch, i) for i in range(len(launch.ranks))))
+            self.machine.to(PipelineState.STARTING, "weights loaded")
+            await self._start_workers(launch)
+            async with asyncio.timeout(self._settings.start_seconds):
+                await self._connect(await self._address)
+                await self._all_ready.wait()
+                await self._stand_by()
+        except TimeoutError:
+            raise EngineFailed(f"not ready after {self._settings.start_seconds:.0f} s") from None
+        except AgentLost as error:
+            raise EngineFailed(f"lost a node: {error}") from error
+        if self.state is not PipelineState.STARTING:
+            raise EngineFailed(f"{self.state} while starting")
+        self.machine.to(PipelineState.STANDBY, "engine stands by")
+
+    def _parts(self) -> Iterator[tuple[int, Stage, int, int]]:
+        """(stage number, stage, rank, GPU) of every rank, in global order."""
+        for number, stage in enumerate(self.plan.stages):
+            for rank, gpu in enumerate(stage.gpus):
+                yield number, stage, rank, gpu
+
+    async def _load(self, launch: EngineLaunch, index: int) -> None:
+        rank, spec = launch.ranks[index], launch.shard(index)
+        node = self._nodes[rank.node]
+        assert node.agent is not None
+        report = await node.agent.load_shard(rank.gpu, spec)
+        node.held[rank.gpu] = Held(spec.tp, spec.rank, range(spec.start, spec.stop))
+        node.weights_read += int(report["bytes_read"])
+
+    async def _start_workers(self, launch: EngineLaunch) -> None:
+        commands = self._settings.engine.workers(launch)
+        for name, node in self._nodes.items():
+            own = [command for command in commands if command.node == name]
+            self._workers |= {(name, index) for index in range(len(own))}
+            assert node.agent is not None
+            await node.agent.start_engine(self.engine_id, own, self._memory())
+
+    def _memory(self) -> dict[str, Any]:
+        """What a later control plane needs in order to adopt this engine."""
+        return {
+            "name": self.name,
+            "token": self._token,
+            "plan": pipeline_to_json(self.plan),
+            "workers": sorted(self.node_names),
+        }
+
+    async def _launch(self) -> EngineLaunch:
+        head = self._nodes[self.plan.stages[0].node]
+        assert head.agent is not None
+        host, port = head.agent.address.host, await head.agent.free_port()
+        ranks: list[RankLaunch] = []
+        for number, stage, rank, gpu in self._parts():
+            node = self._nodes[stage.node]
+            assert node.agent is not None
+            socket = node.agent.store_sockets.get(gpu, "")
+            ranks.append(RankLaunch(stage.node, node.agent.address.host, gpu, number, rank, socket))
+        estimate = self.plan.estimate
+        return EngineLaunch(
+            engine_id=self.engine_id,
+            model=self._settings.model,
+            model_dir=self._settings.model_dir,
+            weights=self._settings.store_url,
+            weights_model=self._settings.store_model,
+            layers=tuple((layers.start, layers.stop) for layers in self.plan.layer_ranges),
+            tensor_parallel=tuple(stage.tensor_parallel for stage in self.plan.stages),
+            ranks=tuple(ranks),
+            rendezvous=f"{host}:{port}",
+            link_token=self._token,
+            max_batch=self.capacity,
+            max_length=self._settings.max_length,
+            kv_bytes=self._kv_bytes(),
+            stage_seconds={
+                "ttft": estimate.ttft,
+                "tpot": estimate.tpot,
+                "throughput_rps": estimate.throughput_rps,
+            },
+        )
+
+    def _kv_bytes(self) -> int:
+        """KV memory for the largest rank: its share of the layers, for every block of the batch."""
+        if self._settings.kv_bytes is not None:
+            return self._settings.kv_bytes
+        model, blocks = self._settings.model, self.plan.estimate.kv_blocks
+        per_token = max(
+            stage.layers * model.kv_bytes_per_token / min(stage.tensor_parallel, model.kv_heads)
+            for stage in self.plan.stages
+        )
+        return int(per_token * 16 * blocks)
+
+    def on_worker_event(self, node: str, event: Mapping[str, Any]) -> None:
+        """A worker said something, or ended."""
+        kind, worker = event["event"], (node, int(event["worker"]))
+        if kind == "listening" and not self._address.done():
+            self._address.set_result(str(event["address"]))
+        elif kind == "ready":
+            self._ready.add(worker)
+            if self._ready >= self._workers:
+                self._all_ready.set()
+        elif kind == "exit" and self.live:
+            self.fail(f"a worker on {node} ended with code {event['code']}")
+
+    async def _connect(self, address: str) -> None:
+        link = await LinkClient.connect(address, self._token)
+        if link.info.engine_id != self.engine_id:
+            link.close()
+            raise EngineFailed(f"another engine answers at {address}")
+        self.link = link
+        link.on_lost(lambda reason: self.fail(f"link lost: {reason}") if self.live else None)
+
+    async def _stand_by(self) -> None:
+        assert self.link is not None
+        announced = asyncio.Event()
+        self.link.on_state(lambda _: announced.set())
+        while self.link.state not in (STANDBY, READY):
+            announced.clear()
+            await announced.wait()
+
+    async def activate(self) -> None:
+        """Own the KV memory and serve.  Raises `EngineFailed`."""
+        assert self.link is not None
+        self.machine.to(PipelineState.ACTIVATING, "its GPUs are free")
+        try:
+            await self.link.activate()
+        except Exception as error:
+            raise EngineFailed(str(error)) from error
+        self.serving_since = time.time()
+        self.machine.to(PipelineState.SERVING, "engine is ready")
+
+    # Going away
+
+    def fail(self, reason: str) -> None:
+        """Note that the engine is of no more use, once; whoever waits for it is told."""
+        if not self.live:
+            return
+        self.machine.to(PipelineState.FAILED, reason)
+        if not self._address.done():
+            self._address.set_exception(EngineFailed(reason))
+            self._address.exception()
+        self._on_failed(self, reason)
+
+    async def stop(self, reason: str, grace: float = 0.0) -> None:
+        """End every process of this engine, wherever its node still answers."""
+        if self.link is not None:
+            link, self.link = self.link, None
+            if self.state is not PipelineState.FAILED:
+                self.machine.to(PipelineState.STOPPED, reason)
+            link.close()
+        if self.state is not PipelineState.STOPPED:
+            self.machine.to(PipelineState.STOPPED, reason)
+        await asyncio.gather(*(self._stop_on(node, grace) for node in self._nodes.values()))
+
+    async def _stop_on(self, node: Node, grace: float) -> None:
+        if node.agent is not None and node.present:
+            with contextlib.suppress(AgentLost):
+                await node.agent.stop_engine(self.engine_id, grace)
+
+    # A control plane that comes back
+
+    @classmethod
+    def remember(
+        cls,
+        memory: Mapping[str, Any],
+        engine_id: str,
+        nodes: Mapping[str, Node],
+        settings: EngineSettings,
+        machine: Machine[PipelineState],
+        on_failed: Callable[[PipelineRun, str], None],
+    ) -> PipelineRun:
+        """An engine that an earlier control plane left running."""
+        run = cls(pipeline_from_json(memory["plan"]), nodes, settings, machine, on_failed)
+        run.engine_id = engine_id
+        run._token = str(memory["token"])
+        return run
+
+    async def reconnect(self, address: str) -> None:
+        """Open the link to a running engine and have it serve.  Raises `EngineFailed`."""
+        try:
+            async with asyncio.timeout(10.0):
+                await self._connect(address)
+        except Exception as error:
+            raise EngineFailed(str(error)) from error
+        self.machine.to(PipelineState.STARTING, "found running")
+        self.machine.to(PipelineState.STANDBY, "found running")
+        await self.activate()
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON."""
+        load = self.link.load if self.link is not None else None
+        return {
+            "name": self.name,
+            "engine_id": self.engine_id,
+            "state": str(self.state),
+            "doomed": self.doomed,
+            "started": self.started,
+            "serving_since": self.serving_since,
+            "switch_seconds": self.switch_seconds,
+            "throughput_rps": self.plan.estimate.throughput_rps,
+            "capacity": self.capacity,
+            "running": load.running if load else 0,
+            "waiting": load.waiting if load else 0,
+            "stages": [
+                {
+                    "node": stage.node,
+                    "instance": stage.instance,
+                    "gpus": list(stage.gpus),
+                    "tensor_parallel": stage.tensor_parallel,
+                    "layers": [layers.start, layers.stop],
+                }
+                for stage, layers in zip(self.plan.stages, self.plan.layer_ranges, strict=True)
+            ],
+        }
