@@ -183,8 +183,8 @@ def _rates_are_sound(table: GpuTable, key: str, mistakes: Mistakes) -> bool:
 def _price(table: ClusterTable, kind: InstanceType) -> float | None:
     if table.price is not None:
         return table.price
-    if table.market == "on-demand" or (kind.spot_price is None and not kind.price):
-        return kind.price
+    if table.market == "on-demand" or (kind.spot_price is None and not kind.cloud):
+        return kind.price  # one's own machines have but one price
     return kind.spot_price
 
 
