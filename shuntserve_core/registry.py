@@ -105,7 +105,7 @@ class Registry:
             return evolve(info, disabled=True)
         try:
             plugin = entry.load()
-        except Exception as error:  # whatever a broken plugin raises is reported
+        except (Exception, SystemExit) as error:  # whatever a broken plugin raises is reported
             return evolve(info, error=_describe(error))
         return self._register(info, plugin)
 
@@ -158,7 +158,7 @@ class Registry:
                 for values in call(**arguments):
                     for value in values:
                         self._add(entries, Entry(kind, _checked(kind, value).name, value, info))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._failures[key] = f"{KINDS[kind]}: {_describe(error)}"
         return entries
 
@@ -237,5 +237,5 @@ def _follow(target: str) -> Any:
     return getattr(module, attribute)
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -96,7 +96,9 @@ def type_words(kind: Any) -> str:
     """A type in the words of a person who writes TOML."""
     kind = without_none(kind)
     if name := name_of(kind):
-        return f"the name of a {name.kind.replace('-', ' ')}"
+        return (
+            f"the name of {'an' if name.kind[0] in 'aeiou' else 'a'} {name.kind.replace('-', ' ')}"
+        )
     item = item_of(kind)
     if item is not None:
         return f"a list of {type_words(item).removeprefix('a ').removeprefix('an ')}s"

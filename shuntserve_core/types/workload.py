@@ -53,3 +53,4 @@ class Objective:
     budget: float | None = field(default=None, validator=optional(gt(0)))
     """Most that may be spent, $ per hour."""
     slo: Slo = field(factory=Slo)
+    """Limits on latency."""

@@ -1,0 +1,149 @@
+"""Writes the reference from the code before each build, so that it cannot fall behind.
+
+Commands come from click, tables and keys of the configuration from their classes, hooks from the
+hook specs, options of plugins from what is installed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from shuntserve_core import hookspecs
+from shuntserve_core.cli import COMMANDS, cli
+from shuntserve_core.config.docstrings import field_docs
+from shuntserve_core.config.document import Document
+from shuntserve_core.config.fields import choices_of, field_words, item_of, without_none
+from shuntserve_core.config.schema import plugin_kinds, plugin_options
+from shuntserve_core.config.structure import OPTIONS_FIELD
+from shuntserve_core.registry import HOOKS, KINDS, Registry
+
+GENERATED = Path(__file__).parents[1] / "reference" / "generated"
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.connect("builder-inited", lambda _: write_all())
+    return {"parallel_read_safe": True}
+
+
+def write_all() -> None:
+    """Write every generated page; the pages of the reference include them."""
+    GENERATED.mkdir(exist_ok=True)
+    pages = {
+        "commands.md": commands(),
+        "configuration.md": configuration(),
+        "hooks.md": hooks(),
+    }
+    for name, text in pages.items():
+        (GENERATED / name).write_text(text, encoding="utf-8")
+
+
+def commands() -> str:
+    """Every command with its help and options."""
+    context = click.Context(cli, info_name="shuntserve")
+    parts = ["## shuntserve\n", _parameters(cli, context)]
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        parts += _command(command, click.Context(command, info_name=name, parent=context), 2)
+    return "\n".join(parts)
+
+
+def _command(command: click.Command, context: click.Context, level: int) -> list[str]:
+    parts = [
+        f"{'#' * level} {context.command_path}\n",
+        f"```text\n{command.get_usage(context)}\n```\n",
+        inspect.cleandoc(command.help or "") + "\n",
+        _parameters(command, context),
+    ]
+    if isinstance(command, click.Group):
+        for name, inner in sorted(command.commands.items()):
+            inside = click.Context(inner, info_name=name, parent=context)
+            parts += _command(inner, inside, level + 1)
+    return parts
+
+
+def _parameters(command: click.Command, context: click.Context) -> str:
+    rows = ["| option | what |", "| --- | --- |"]
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record:
+            rows.append(f"| `{_cell(record[0])}` | {_cell(record[1])} |")
+    return "\n".join(rows) + "\n"
+
+
+def configuration() -> str:
+    """Every table of the configuration, and the options of every plugin."""
+    registry = Registry()
+    docs = field_docs(Document)
+    parts = []
+    for attribute in attrs.fields(attrs.resolve_types(Document)):
+        kind = without_none(attribute.type)
+        item = item_of(kind)
+        written = f"[[{attribute.name}]]" if item else f"[{attribute.name}]"
+        parts.append(f"## `{written}`\n\n{docs[attribute.name]}\n")
+        parts.append(_table(item or kind, attribute.name))
+        if attribute.name in plugin_kinds():
+            for name, cls in plugin_options(attribute.name, registry):
+                parts.append(f"### Options of {attribute.name} `{name}`\n")
+                parts.append(_table(cls, attribute.name))
+    return "\n".join(parts)
+
+
+def _table(cls: type, path: str) -> str:
+    """A table of keys, followed by those of the tables inside it."""
+    docs = field_docs(cls)
+    rows = ["| key | what | values | default |", "| --- | --- | --- | --- |"]
+    inside = []
+    for attribute in attrs.fields(attrs.resolve_types(cls)):
+        if not attribute.init or attribute.name == OPTIONS_FIELD:
+            continue
+        kind = without_none(attribute.type)
+        inner = item_of(kind) or kind
+        if attrs.has(inner):
+            inside.append(f"\n`{path}.{attribute.name}`:\n\n{_table(inner, attribute.name)}")
+        what = docs.get(attribute.name, "")
+        words = field_words(attribute) if not attrs.has(inner) else "a table, below"
+        rows.append(
+            f"| `{attribute.name}` | {_cell(what)} | {_cell(words)} | {_default(attribute)} |"
+        )
+    if len(rows) == 2:
+        return "None.\n"
+    return "\n".join([*rows, "", *inside])
+
+
+def _default(attribute: attrs.Attribute[Any]) -> str:
+    default = attribute.default
+    if default is attrs.NOTHING:
+        return "required"
+    if default is None or default == "" or default == ():
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, str):
+        return f'`"{default}"`'
+    if isinstance(default, int | float):
+        return f"`{default:g}`" if not choices_of(attribute) else f"`{default}`"
+    return ""
+
+
+def hooks() -> str:
+    """Every hook with its signature and its page of documentation."""
+    kinds = {hook: kind for kind, hook in KINDS.items()}
+    parts = []
+    for name in HOOKS:
+        function = getattr(hookspecs, name)
+        signature = str(inspect.signature(function)).replace("'", "")
+        parts.append(f"## `{name}`\n")
+        parts.append(f"Kind `{kinds[name]}`: {inspect.cleandoc(function.__doc__ or '')}\n")
+        parts.append(f"```python\ndef {name}{signature}\n```\n")
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
