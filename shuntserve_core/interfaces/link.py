@@ -81,7 +81,9 @@ class EngineLink(Protocol):
         """Send a request; `on_output` hears its steps, and hears its `finish` exactly once.
 
         A link that is lost finishes every open request with an error, after it has called whoever
-        asked by `on_lost`.  Never use an id twice on one link.  Raises `LinkLost`.
+        asked by `on_lost`.  An id may be used again once it is finished or aborted; late words
+        of its first use are never heard.  Raises `LinkLost`, and `RequestRefused` for what cannot
+        be sent at all.
         """
         ...
 

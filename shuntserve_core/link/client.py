@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from shuntserve_core.interfaces.link import READY, STARTING, STATES, LinkLost
+from shuntserve_core.interfaces.link import READY, STARTING, STATES, LinkLost, RequestRefused
 from shuntserve_core.link import messages as m
 from shuntserve_core.link.address import parse_address
 from shuntserve_core.link.connection import Connection, LinkPolicy
-from shuntserve_core.link.frames import Message, ProtocolError
+from shuntserve_core.link.frames import Message, ProtocolError, encode
 from shuntserve_core.link.handshake import Handshake
 from shuntserve_core.types.request import EngineInfo, EngineLoad, EngineRequest, StepOutput
 
@@ -34,7 +34,9 @@ class LinkClient(Connection):
         self._loop = asyncio.get_running_loop()
         self._welcomed: asyncio.Future[None] = self._loop.create_future()
         self._activated: asyncio.Future[None] = self._loop.create_future()
-        self._open: dict[str, Callable[[StepOutput], None]] = {}
+        self._open: dict[str, tuple[str, Callable[[StepOutput], None]]] = {}
+        self._wire_ids: dict[str, str] = {}
+        self._submitted = 0
         self._lost_callbacks: list[Callable[[str], None]] = []
         self._state_callbacks: list[Callable[[str], None]] = []
         self._silent = 0
@@ -75,19 +77,26 @@ class LinkClient(Connection):
         """As `EngineLink.submit`."""
         if self.ended is not None:
             raise LinkLost(self.ended)
-        if request.id in self._open:
+        if request.id in self._wire_ids:
             raise ValueError(f"request {request.id!r} is open on this link already")
-        self._open[request.id] = on_output
+        # On the wire no id comes twice, so late words of an aborted request reach nobody else.
+        self._submitted += 1
+        wire_id = f"{self._submitted}:{request.id}"
         try:
-            self.send(m.submit_message(request))
-        except ProtocolError:
-            self._open.pop(request.id, None)
-            raise
+            message = m.submit_message(request, wire_id)
+            frame = encode(message)
+        except ProtocolError as error:
+            raise RequestRefused(str(error)) from error
+        self._wire_ids[request.id] = wire_id
+        self._open[wire_id] = (request.id, on_output)
+        self.send_frame(frame)
 
     def abort(self, request_id: str) -> None:
         """As `EngineLink.abort`."""
-        if self._open.pop(request_id, None) is not None:
-            self.send((m.ABORT, request_id))
+        wire_id = self._wire_ids.pop(request_id, None)
+        if wire_id is not None:
+            del self._open[wire_id]
+            self.send((m.ABORT, wire_id))
 
     async def activate(self) -> None:
         """As `EngineLink.activate`."""
@@ -140,8 +149,8 @@ class LinkClient(Connection):
         callbacks, self._lost_callbacks = self._lost_callbacks, []
         for tell in callbacks:
             _call(tell, reason)
-        requests, self._open = self._open, {}
-        for request_id, on_output in requests.items():
+        requests, self._open, self._wire_ids = self._open, {}, {}
+        for request_id, on_output in requests.values():
             error = f"link lost: {reason}"
             _call(on_output, StepOutput(request_id, finish="error", error=error))
 
@@ -163,14 +172,15 @@ class LinkClient(Connection):
         requests = self._open
         for item in message[1:]:
             try:
-                on_output = requests.get(item[0])
+                entry = requests.get(item[0])
             except (TypeError, IndexError) as error:
                 raise ProtocolError(f"malformed step: {error}") from error
-            if on_output is None:
+            if entry is None:
                 continue  # aborted, or of an earlier client of this engine
-            output = m.step_output(item)
+            request_id, on_output = entry
+            output = m.step_output(item, request_id)
             if output.finish is not None:
-                requests.pop(output.id, None)
+                del requests[item[0]], self._wire_ids[request_id]
             _call(on_output, output)
 
     def _set_state(self, state: object) -> None:

@@ -99,11 +99,15 @@ class Connection(asyncio.Protocol):
         self._end(f"connection lost: {exc}" if exc else "connection closed by the peer")
 
     def send(self, message: Message) -> None:
-        """Write a message; cuts a peer that does not read.  Does nothing once ended."""
+        """Write a message; does nothing once ended.  Raises `ProtocolError` if it is too long."""
+        self.send_frame(encode(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Write a frame; cuts a peer that does not read.  Does nothing once ended."""
         transport = self._transport
         if self.ended is not None or transport is None:
             return
-        transport.write(encode(message))
+        transport.write(frame)
         if transport.get_write_buffer_size() > self.policy.write_buffer:
             self.cut(f"the peer does not read: {transport.get_write_buffer_size()} bytes wait")
 

@@ -49,14 +49,14 @@ _SAMPLING = tuple(
 )
 
 
-def submit_message(request: EngineRequest) -> Message:
-    """The SUBMIT of a request."""
+def submit_message(request: EngineRequest, wire_id: str) -> Message:
+    """The SUBMIT of a request.  Raises `ProtocolError` for tokens that are no token ids."""
     sampling = {
         name: value
         for name, default in _SAMPLING
         if (value := getattr(request.sampling, name)) != default
     }
-    return (SUBMIT, request.id, _pack(request.prompt), _pack(request.output), sampling)
+    return (SUBMIT, wire_id, _pack(request.prompt), _pack(request.output), sampling)
 
 
 def submitted(message: Message) -> EngineRequest:
@@ -87,11 +87,13 @@ def step_item(output: StepOutput) -> Message:
     return (output.id, output.tokens, output.finish, logprobs, output.error, output.bad_request)
 
 
-def step_output(item: Message) -> StepOutput:
-    """The output in an item of a STEP.  Raises `ProtocolError`."""
+def step_output(item: Message, request_id: str) -> StepOutput:
+    """The output in an item of a STEP, for its request.  Raises `ProtocolError`."""
     try:
+        if type(item[1]) is not tuple:
+            raise ProtocolError("malformed step: tokens are an array")
         if len(item) == 2:
-            return StepOutput(item[0], item[1])
+            return StepOutput(request_id, item[1])
         finish = item[2]
         logprobs = tuple(
             TokenLogprob(entry[0], tuple(zip(entry[1::2], entry[2::2], strict=True)))
@@ -100,8 +102,8 @@ def step_output(item: Message) -> StepOutput:
         if finish not in FINISH_REASONS and finish is not None:
             raise ProtocolError(f"unknown finish reason {finish!r}")
         error, bad_request = item[4:6] if len(item) > 4 else ("", False)
-        return StepOutput(item[0], item[1], logprobs, finish, error, bad_request)
-    except (TypeError, ValueError, IndexError) as error:
+        return StepOutput(request_id, item[1], logprobs, finish, error, bad_request)
+    except (TypeError, ValueError, IndexError, KeyError) as error:
         raise ProtocolError(f"malformed step: {error}") from error
 
 

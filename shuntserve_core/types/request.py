@@ -19,6 +19,10 @@ def _alternatives(values: Iterable[tuple[int, float]]) -> tuple[tuple[int, float
     return tuple(values)
 
 
+def _names(values: Iterable[str]) -> frozenset[str]:
+    return frozenset(values)
+
+
 def _logprobs(values: Iterable[TokenLogprob]) -> tuple[TokenLogprob, ...]:
     return tuple(values)
 
@@ -114,7 +118,7 @@ class EngineInfo:
     """Sequences that it runs at once."""
     max_length: int
     """Longest prompt and output together, in tokens."""
-    features: frozenset[str] = field(default=frozenset(), converter=frozenset)
+    features: frozenset[str] = field(default=frozenset(), converter=_names)
     """Of `sampling`, `penalties`, `logit_bias`, `logprobs`, `guided`, `resume`."""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from shuntserve_core.interfaces.link import READY, STANDBY, LinkLost, RequestRefused
 from shuntserve_core.link import LinkClient, LinkPolicy, LinkServer
@@ -107,7 +108,7 @@ async def test_a_request_arrives_whole(server: LinkServer, recorder: Recorder) -
     link.submit(sent, lambda output: None)
     await until(lambda: recorder.requests)
     (got,) = recorder.requests
-    assert (got.id, got.prompt, got.output) == (sent.id, sent.prompt, sent.output)
+    assert (got.id, got.prompt, got.output) == ("1:r", sent.prompt, sent.output)
     guided = {"json_schema": {"type": "object", "n": (1, 2.5, None, True)}}
     assert got.sampling.guided == guided
     assert got.sampling.logit_bias == {5: -1.5}
@@ -124,16 +125,19 @@ async def test_steps_reach_their_owners_in_order(server: LinkServer, recorder: R
         link.submit(request(name), heard[name].append)
     await until(lambda: len(recorder.requests) == 2)
     steps = [
-        [StepOutput("a", (1,)), StepOutput("b", (2,), (TokenLogprob(-0.5, ((2, -0.5), (9, -3))),))],
-        [StepOutput("a", (3, 4)), StepOutput("stranger", (1,))],
-        [StepOutput("b", (5,), finish="stop"), StepOutput("a", finish="error", error="why")],
-        [StepOutput("a", (6,)), StepOutput("b", (6,))],
+        [
+            StepOutput("1:a", (1,)),
+            StepOutput("2:b", (2,), (TokenLogprob(-0.5, ((2, -0.5), (9, -3))),)),
+        ],
+        [StepOutput("1:a", (3, 4)), StepOutput("stranger", (1,))],
+        [StepOutput("2:b", (5,), finish="stop"), StepOutput("1:a", finish="error", error="why")],
+        [StepOutput("1:a", (6,)), StepOutput("2:b", (6,))],
     ]
     for step in steps:
         server.send_step(step)
     await until(lambda: heard["a"] and heard["a"][-1].finish)
-    assert heard["a"] == [steps[0][0], steps[1][0], steps[2][1]]
-    assert heard["b"] == [steps[0][1], steps[2][0]]
+    assert heard["a"] == [evolve(o, id="a") for o in (steps[0][0], steps[1][0], steps[2][1])]
+    assert heard["b"] == [evolve(o, id="b") for o in (steps[0][1], steps[2][0])]
     link.close()
 
 
@@ -146,10 +150,12 @@ async def test_an_aborted_request_is_heard_no_more(server: LinkServer, recorder:
     link.abort("a")
     link.abort("unknown")
     await until(lambda: recorder.aborted)
-    server.send_step([StepOutput("a", (1,)), StepOutput("b", (1,))])
-    await until(lambda: other)
-    assert heard == []
-    assert recorder.aborted == ["a"]
+    link.submit(request("a", 7), heard.append)
+    await until(lambda: len(recorder.requests) == 3)
+    server.send_step([StepOutput("1:a", (1,)), StepOutput("2:b", (1,)), StepOutput("3:a", (2,))])
+    await until(lambda: other and heard)
+    assert heard == [StepOutput("a", (2,))]
+    assert recorder.aborted == ["1:a"]
     link.close()
 
 
@@ -240,12 +246,12 @@ async def test_a_lost_client_has_its_requests_aborted_and_may_come_back(
     link.submit(request("a"), lambda output: None)
     await until(lambda: recorder.requests)
     link.cut("killed")
-    await until(lambda: recorder.aborted == ["a"])
+    await until(lambda: recorder.aborted == ["1:a"])
     again = await LinkClient.connect(address, TOKEN)
     heard: list[StepOutput] = []
     again.submit(request("b"), heard.append)
     await until(lambda: len(recorder.requests) == 2)
-    server.send_step([StepOutput("a", (9,)), StepOutput("b", (1,))])
+    server.send_step([StepOutput("1:a", (9,)), StepOutput("1:b", (1,))])
     await until(lambda: heard)
     assert heard == [StepOutput("b", (1,))]
     again.close()
@@ -260,7 +266,7 @@ async def test_the_newest_client_counts(server: LinkServer, recorder: Recorder) 
     new = await LinkClient.connect(address, TOKEN)
     await until(lambda: old.lost)
     assert "another client took over" in (old.lost or "")
-    assert recorder.aborted == ["a"]
+    assert recorder.aborted == ["1:a"]
     assert new.lost is None
     new.close()
 
@@ -349,13 +355,13 @@ async def test_a_client_that_does_not_read_is_cut(recorder: Recorder) -> None:
         await until(lambda: recorder.requests)
         assert link._transport is not None
         link._transport.pause_reading()
-        step = [StepOutput("a", tuple(range(10_000)))]
+        step = [StepOutput("1:a", tuple(range(10_000)))]
         for _ in range(2000):
             server.send_step(step)
             if recorder.aborted:
                 break
             await asyncio.sleep(0)
-        await until(lambda: recorder.aborted == ["a"])
+        await until(lambda: recorder.aborted == ["1:a"])
         link._transport.resume_reading()
         await until(lambda: link.lost)
 
@@ -411,7 +417,7 @@ async def test_an_owner_that_fails_disturbs_no_other(
     link.submit(request("a"), broken)
     link.submit(request("b"), heard.append)
     await until(lambda: len(recorder.requests) == 2)
-    server.send_step([StepOutput("a", (1,)), StepOutput("b", (1,))])
+    server.send_step([StepOutput("1:a", (1,)), StepOutput("2:b", (1,))])
     await until(lambda: heard)
     assert "a bug above the link" in caplog.text
     link.close()
