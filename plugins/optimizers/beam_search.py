@@ -1,0 +1,190 @@
+"""The published search (arXiv 2606.18600): pipelines one after the other, each by a beam search.
+
+docs/explanation/optimizers.md says what is different here.
+"""
+
+from __future__ import annotations
+
+import time
+from math import ceil, inf
+
+import numpy as np
+from attrs import evolve, field, frozen
+from attrs.validators import ge, in_
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.fitting import explain_no_pipeline
+from shuntserve_core.interfaces.estimator import Ints
+from shuntserve_core.interfaces.optimizer import Problem
+from shuntserve_core.placing import build_placement
+from shuntserve_core.types import Placement, Slo
+from shuntserve_plugins.optimizers.common import Pool
+from shuntserve_plugins.optimizers.frontier import Found, Limits, search
+from shuntserve_plugins.optimizers.tables import StageTables
+
+NAME = "beam-search"
+MODES = ("objective", "soft_slo", "hard_slo", "only_throughput")
+_ROUNDING = 1e-9
+"""Relative difference below which two rates or costs are the same."""
+
+
+@frozen
+class BeamSearch:
+    """Dynamic programming over (layers placed, stages used), a few pipelines kept in each cell."""
+
+    top_k: int = field(default=5, validator=ge(1))
+    """Pipelines that a cell keeps, each with another multiset of stages."""
+    max_stages: int = field(default=13, validator=ge(1))
+    """Most stages of a pipeline."""
+    mode: str = field(default="objective", validator=in_(MODES))
+    """What a pipeline is scored by: `soft_slo`, throughput over cost, lowered by overruns;
+    `hard_slo`, throughput over cost, 0 for any overrun; `only_throughput`, whatever it costs;
+    `objective`, soft or hard as the objective's SLO says."""
+    merge_leftovers: bool = True
+    """Whether the last pipeline is planned anew with all that is left, by throughput alone."""
+    split_instances: bool = False
+    """Whether a stage may take part of an instance's GPUs; not in the published search."""
+
+    def place(self, problem: Problem) -> Placement:
+        """Choose pipelines greedily.
+
+        Raises `UserError` where the model fits nowhere or a demanded rate is not reached.
+        """
+        started = time.monotonic()
+        plan = _Greedy(self, problem, started + problem.time_limit)
+        for_rate = problem.objective.kind == "cost"
+        chosen = plan.reach_rate() if for_rate else plan.use_everything()
+        if not chosen:
+            raise explain_no_pipeline(problem)
+        stages = [found.stages for found in chosen]
+        seconds = time.monotonic() - started
+        return build_placement(problem, stages, optimizer=NAME, seconds=seconds)
+
+
+class _Greedy:
+    """Takes the best pipeline again and again, as long as there is one."""
+
+    def __init__(self, options: BeamSearch, problem: Problem, deadline: float) -> None:
+        self._options = options
+        self._objective = problem.objective
+        self._deadline = deadline
+        self._pool = Pool.of(problem, split=options.split_instances)
+        self._tables = StageTables(problem.estimator, self._pool.kinds)
+        self._budget = inf if problem.objective.budget is None else problem.objective.budget
+
+    def use_everything(self) -> list[Found]:
+        """Pipelines for the most throughput, or for the most per dollar."""
+        per_dollar = self._objective.kind == "throughput-per-dollar"
+        chosen: list[Found] = []
+        while found := self._find(chosen):
+            best = found[0]
+            copies = self._copies(best, chosen)
+            if not copies or (per_dollar and chosen and _ratio([best]) < _ratio(chosen)):
+                break
+            chosen += [best] * copies
+        if chosen and not per_dollar and self._options.merge_leftovers:
+            self._merge_leftovers(chosen)
+        return chosen
+
+    def _merge_leftovers(self, chosen: list[Found]) -> None:
+        """Plan the last pipeline anew, with what is left over as well."""
+        if not (self._pool.available - self._used(chosen)).any():
+            return
+        found = self._find(chosen[:-1], only_throughput=True)
+        if found and found[0].worth > chosen[-1].worth and self._copies(found[0], chosen[:-1]):
+            chosen[-1] = found[0]
+
+    def reach_rate(self) -> list[Found]:
+        """Pipelines for the demanded rate.
+
+        Efficient pipelines come first; at each turn the cheapest way to end now is noted, and the
+        cheapest of all is taken.
+        """
+        rate = self._objective.rate
+        if rate is None:
+            raise UserError(
+                "the objective 'cost' needs a rate",
+                where="objective.rate",
+                remedy="give the requests per second that are demanded",
+            )
+        chosen: list[Found] = []
+        ends: list[list[Found]] = []
+        while found := self._find(chosen):
+            missing = rate - sum(pipeline.worth for pipeline in chosen)
+            ends += [
+                [*chosen, last]
+                for last in found
+                if last.worth >= missing * (1 - _ROUNDING) and self._copies(last, chosen)
+            ]
+            copies = min(self._copies(found[0], chosen), ceil(missing / found[0].worth) - 1)
+            if copies < 1:
+                break
+            chosen += [found[0]] * copies
+        if chosen and not ends:
+            reached = sum(pipeline.worth for pipeline in chosen)
+            raise UserError(
+                f"beam-search reaches {reached:.4g} of the demanded {rate:g} requests/s",
+                where="objective.rate",
+                remedy="offer more instances, raise the budget, or demand less",
+            )
+        return min(ends, key=lambda end: self._pool.cost(self._used(end)), default=[])
+
+    def _find(self, chosen: list[Found], *, only_throughput: bool = False) -> list[Found]:
+        """Pipelines out of what is left, best first; none when time is up."""
+        if chosen and time.monotonic() > self._deadline:
+            return []
+        used, options = self._used(chosen), self._options
+        return search(
+            self._tables,
+            Limits(
+                available=self._pool.available - used,
+                need=self._pool.need,
+                price=self._pool.price,
+                budget=self._budget - self._pool.cost(used),
+                per_dollar=not (only_throughput or options.mode == "only_throughput"),
+                slo=self._slo(),
+                top_k=options.top_k,
+                max_stages=options.max_stages,
+                deadline=self._deadline,
+            ),
+        )
+
+    def _slo(self) -> Slo:
+        """The objective's limits, in the mode that the options ask for."""
+        mode = self._options.mode
+        if mode == "only_throughput":
+            return Slo()
+        return (
+            self._objective.slo
+            if mode == "objective"
+            else evolve(self._objective.slo, mode=mode.removesuffix("_slo"))
+        )
+
+    def _copies(self, found: Found, chosen: list[Found]) -> int:
+        """How many more of a pipeline there is room and money for.
+
+        What is best now stays best while it fits, since using instances up only takes pipelines
+        away: the search need not be repeated.
+        """
+        used = self._used(chosen)
+        taken = found.used > 0
+        left = self._pool.available - used
+        copies = int((left[taken] // found.used[taken]).min())
+        while copies and self._pool.cost(used + copies * found.used) > self._budget * (
+            1 + _ROUNDING
+        ):
+            copies -= 1
+        return copies
+
+    def _used(self, chosen: list[Found]) -> Ints:
+        total: Ints = np.zeros_like(self._pool.available)
+        for pipeline in chosen:
+            total = total + pipeline.used
+        return total
+
+
+def _ratio(chosen: list[Found]) -> float:
+    """Throughput a dollar, less what is mere rounding."""
+    cost = sum(pipeline.cost for pipeline in chosen)
+    worth = sum(pipeline.worth for pipeline in chosen)
+    return worth / max(cost, _ROUNDING) * (1 if len(chosen) == 1 else 1 - _ROUNDING)
