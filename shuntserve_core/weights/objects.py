@@ -38,12 +38,22 @@ def holds(store: WeightStore, key: str, size: int, expected: str) -> bool:
     return found == expected
 
 
-def read_file(store: WeightStore, key: str, record: FileRecord | TensorRecord) -> bytes:
+def read_object(
+    store: WeightStore,
+    key: str,
+    record: FileRecord | TensorRecord,
+    on_bytes: Callable[[int], None] | None = None,
+) -> bytearray:
     """A whole object.  Raises `DamagedObject` unless it is what the manifest says."""
     data = bytearray(record.size)
-    store.read_into(key, [memoryview(data)])
+    view = memoryview(data)
+    for start in range(0, record.size, CHUNK_BYTES):
+        chunk = view[start : start + CHUNK_BYTES]
+        store.read_into(key, [chunk], start)
+        if on_bytes:
+            on_bytes(len(chunk))
     if checksum([data]) != record.checksum:
         raise DamagedObject(
             "the object is damaged: its checksum is wrong", where=key, remedy="push the model again"
         )
-    return bytes(data)
+    return data

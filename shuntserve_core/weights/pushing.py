@@ -75,16 +75,17 @@ def push_model(
 
     What is there and right is kept, so an interrupted push is completed by the next one.  Degrees
     that the store already holds of the same revision stay.  A different revision under the name
-    is refused, unless `replace`: then the old model disappears before the first byte is written.
+    is refused, unless `replace`: then the old model is taken out of sight before the first byte is
+    written, and what is left of it is removed at the end.
     Raises `UserError` where another push holds the model (after `wait` seconds), `StoreError`.
     """
     store.check()
     with hold_lease(store, plan.name.lock_key, wait=wait) as lease:
         before, version = _existing(store, plan, replace)
-        if before is None and version is not None:
+        if replace and version is not None:
             store.delete([plan.name.manifest_key])
-            version = None
-        push = _Push(store, source, plan, lease, on_progress)
+            before, version = None, None
+        push = _Push(store, source, plan, lease, before, on_progress)
         manifest = push.run(workers)
         lease.check()
         if before is not None:
@@ -97,23 +98,18 @@ def push_model(
 def _existing(
     store: WeightStore, plan: PushPlan, replace: bool
 ) -> tuple[Manifest | None, str | None]:
-    """The manifest that is there and its version; None with a version: it must go first."""
+    """The manifest that is there and its version; to be replaced, it may be anything."""
     key = plan.name.manifest_key
     try:
         data, version = store.get(key)
     except ObjectMissing:
         return None, None
-    where = f"{store.url}: {key}"
-    try:
-        manifest = decode_manifest(data, where=where)
-    except UserError:
-        if replace:
-            return None, version
-        raise
-    if (manifest.source, manifest.geometry) == (plan.source, plan.geometry):
-        return manifest, version
     if replace:
         return None, version
+    where = f"{store.url}: {key}"
+    manifest = decode_manifest(data, where=where)
+    if (manifest.source, manifest.geometry) == (plan.source, plan.geometry):
+        return manifest, version
     raise UserError(
         f"the store holds another revision: {manifest.source.name} {manifest.source.revision}, "
         f"not {plan.source.name} {plan.source.revision}",
@@ -140,9 +136,11 @@ class _Push:
         source: CheckpointSource,
         plan: PushPlan,
         lease: Lease,
+        before: Manifest | None,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self._store, self._source, self._plan, self._lease = store, source, plan, lease
+        self._promised = before.objects if before else {}
         self._on_progress = on_progress
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
@@ -216,6 +214,13 @@ class _Push:
         if self._failure:
             raise StoreError("given up after another object failed", where=key)
         self._lease.check()
+        promised = self._promised.get(path)
+        if promised is not None and promised.checksum != digest:
+            raise UserError(
+                "the store holds other bytes of the same revision",
+                where=key,
+                remedy="push with --replace, or under another --name",
+            )
         if holds(self._store, key, size, digest):
             self._tell(done=size, kept=1)
             return

@@ -53,6 +53,7 @@ def stage_tensors(
         degree, shard, name = parse_shard_path(path)
         if (degree, shard) == (tp, rank):
             records[name] = record
+    _check_complete(manifest, set(records), layers, first, last)
     chosen = [(name, name) for name in records if _wanted(name, layers, first, last)]
     if last and not first and manifest.geometry.tied_embeddings:
         chosen.append((LM_HEAD, EMBEDDING))
@@ -116,6 +117,24 @@ def _order(name: str) -> tuple[int, int, str]:
     if layer is not None:
         return (1, layer, name)
     return (0 if name == EMBEDDING else 2, 0, name)
+
+
+def _check_complete(
+    manifest: Manifest, names: set[str], layers: range, first: bool, last: bool
+) -> None:
+    """A store that was filled by pulling stages may lack what another stage needs."""
+    present = {layer_of(name) for name in names}
+    missing = [f"layer {layer}" for layer in layers if layer not in present]
+    if (first or (last and manifest.geometry.tied_embeddings)) and EMBEDDING not in names:
+        missing.append(EMBEDDING)
+    if last and not manifest.geometry.tied_embeddings and LM_HEAD not in names:
+        missing.append(LM_HEAD)
+    if missing:
+        raise UserError(
+            f"the store holds only a part of the model: {', '.join(missing)} missing",
+            where=str(manifest.name),
+            remedy="pull this stage too",
+        )
 
 
 def _check(manifest: Manifest, tp: int, rank: int, layers: range) -> None:

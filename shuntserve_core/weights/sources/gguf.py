@@ -1,0 +1,207 @@
+"""A GGUF file, dequantised.
+
+Weights come out as float16 (norms and biases too): Q4 and Q8 blocks are scaled by float16 numbers,
+so that bfloat16 would lose bits that float16 keeps, and float32 would be twice the bytes.
+Names and order are those of a Hugging Face checkpoint again; llama.cpp's permutation of the rows
+of q and k, which it applies to the Llama family only, is undone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.weights.checksum import checksum
+from shuntserve_core.weights.cutting import EMBEDDING, LM_HEAD
+from shuntserve_core.weights.manifest import Source
+from shuntserve_core.weights.sources import SourceTensor
+from shuntserve_core.weights.sources.gguf_tokenizer import tokenizer_files
+from shuntserve_core.weights.traw import DTYPES, Header
+
+ROWS_BYTES = 64 << 20
+"""Dequantised at a time, in bytes of float32."""
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+
+_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+_IN_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_OUTSIDE = {
+    "token_embd.weight": EMBEDDING,
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": LM_HEAD,
+}
+
+
+class GgufFile:
+    """A model in one GGUF file, with its configuration and tokenizer rebuilt from the metadata."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import gguf
+        except ImportError as error:
+            raise UserError(
+                "reading GGUF needs the package gguf",
+                where=str(path),
+                remedy="pip install 'shuntserve[gguf]'",
+            ) from error
+        self._path = path
+        self._where = str(path)
+        self._dequantize = gguf.quants.dequantize
+        try:
+            self._reader = gguf.GGUFReader(path)
+        except (ValueError, OSError, IndexError, KeyError) as error:
+            raise UserError(f"not a GGUF file: {error}", where=self._where) from error
+        self.family = str(self.value("general.architecture"))
+        if self.family not in FAMILIES:
+            raise UserError(
+                f"GGUF models of architecture {self.family!r} cannot be read",
+                where=self._where,
+                remedy=f"known are {', '.join(FAMILIES)}",
+            )
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """One value of the metadata; `{arch}` in the key stands for the architecture."""
+        field = self._reader.get_field(key)
+        return default if field is None else field.contents()
+
+    def _own(self, key: str, default: Any = None) -> Any:
+        """A value of the architecture's own metadata.  Raises `UserError` if it has no default."""
+        found = self.value(f"{self.family}.{key}", default)
+        if found is None:
+            raise UserError(f"the metadata lacks {self.family}.{key}", where=self._where)
+        return found
+
+    @cached_property
+    def source(self) -> Source:
+        """The file's name and a fingerprint of its metadata and size."""
+        with self._path.open("rb") as file:
+            start = file.read(self._reader.data_offset)
+        size = str(self._path.stat().st_size).encode()
+        return Source("gguf", self._path.name, checksum([start, size]))
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """`config.json`, and the tokenizer where it is of a kind that we can rebuild."""
+        config = json.dumps(self._config(), indent=2).encode()
+        return {"config.json": config, **tokenizer_files(self)}
+
+    def _config(self) -> dict[str, Any]:
+        if self.value(f"{self.family}.rope.scaling.type", "none") != "none":
+            raise UserError(
+                "GGUF models with scaled rotary positions cannot be read",
+                where=self._where,
+                remedy="push the safetensors checkpoint instead",
+            )
+        heads, hidden = self._own("attention.head_count"), self._own("embedding_length")
+        names = self._tensors_by_name
+        config = {
+            "architectures": [f"{self.family.capitalize()}ForCausalLM"],
+            "model_type": self.family,
+            "hidden_size": hidden,
+            "num_hidden_layers": self._own("block_count"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": self._own("attention.head_count_kv", heads),
+            "head_dim": self._own("attention.key_length", hidden // heads),
+            "intermediate_size": self._own("feed_forward_length"),
+            "vocab_size": int(names[EMBEDDING].shape[1]) if EMBEDDING in names else 0,
+            "max_position_embeddings": self._own("context_length"),
+            "rms_norm_eps": round(self._own("attention.layer_norm_rms_epsilon"), 12),
+            "rope_theta": self._own("rope.freq_base", 10000.0),
+            "hidden_act": "silu",
+            "tie_word_embeddings": LM_HEAD not in names,
+            "torch_dtype": "float16",
+            "bos_token_id": self.value("tokenizer.ggml.bos_token_id"),
+            "eos_token_id": self.value("tokenizer.ggml.eos_token_id"),
+            "pad_token_id": self.value("tokenizer.ggml.padding_token_id"),
+        }
+        if self.family == "llama":
+            config["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in names
+            config["mlp_bias"] = "model.layers.0.mlp.gate_proj.bias" in names
+        return config
+
+    @cached_property
+    def _tensors_by_name(self) -> dict[str, Any]:
+        return {self._name(tensor.name): tensor for tensor in self._reader.tensors}
+
+    def _name(self, name: str) -> str:
+        match = _BLOCK.fullmatch(name)
+        if match and match.group(2) in _IN_BLOCK:
+            layer, kind, suffix = match.groups()
+            return f"model.layers.{layer}.{_IN_BLOCK[kind]}.{suffix}"
+        if name in _OUTSIDE:
+            return _OUTSIDE[name]
+        raise UserError(
+            f"tensor {name} has no counterpart in a {self.family} checkpoint",
+            where=self._where,
+            remedy="push the safetensors checkpoint instead",
+        )
+
+    @property
+    def tensors(self) -> list[SourceTensor]:
+        """Every tensor as float16, under its Hugging Face name."""
+        return [
+            SourceTensor(name, Header(DTYPES["float16"], _shape(tensor)))
+            for name, tensor in self._tensors_by_name.items()
+        ]
+
+    def read(self, name: str) -> NDArray[np.uint8]:
+        """A tensor dequantised, a bounded number of rows at a time."""
+        tensor = self._tensors_by_name[name]
+        shape = _shape(tensor)
+        rows = tensor.data.reshape(1, -1) if len(shape) == 1 else tensor.data
+        order = self._row_order(name, shape[0])
+        whole = np.empty(shape, np.float16).reshape(len(rows), -1)
+        step = max(1, ROWS_BYTES // (4 * whole.shape[1]))
+        for start in range(0, len(rows), step):
+            chosen = slice(start, start + step)
+            part = rows[chosen] if order is None or len(shape) == 1 else rows[order[chosen]]
+            numbers = self._dequantize(part, tensor.tensor_type)
+            whole[chosen] = _to_float16(numbers, f"{self._where}: {name}")
+        if order is not None and len(shape) == 1:
+            whole = whole[:, order]
+        return whole.reshape(shape[0], -1).view(np.uint8)
+
+    def _row_order(self, name: str, rows: int) -> NDArray[np.int64] | None:
+        """Rows of the file in the order of the checkpoint; None where it is the same."""
+        if self.family != "llama":
+            return None
+        if ".q_proj." in name:
+            heads = int(self._own("attention.head_count"))
+        elif ".k_proj." in name:
+            heads = int(self._own("attention.head_count_kv", self._own("attention.head_count")))
+        else:
+            return None
+        pairs = np.arange(rows).reshape(heads, rows // heads // 2, 2)
+        return pairs.swapaxes(1, 2).reshape(-1)
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """GGUF counts dimensions from the innermost."""
+    return tuple(int(size) for size in reversed(tensor.shape))
+
+
+def _to_float16(numbers: NDArray[Any], where: str) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        half = numbers.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise UserError("a weight is too large for float16", where=where)
+    return half
