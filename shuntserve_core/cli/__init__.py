@@ -22,6 +22,7 @@ COMMANDS = {
     "estimate": _Command("shuntserve_core.cli.estimate:estimate", "Predict given pipelines."),
     "compare": _Command("shuntserve_core.cli.compare:compare", "Compare optimizers."),
     "layer": _Command("shuntserve_core.cli.layer:layer", "Predict or measure one layer."),
+    "weights": _Command("shuntserve_core.cli.weights:weights", "Cut, store and check weights."),
     "check": _Command("shuntserve_core.cli.check:check", "Check a configuration."),
     "schema": _Command("shuntserve_core.cli.schema:schema", "Print the configuration's schema."),
     "plugins": _Command("shuntserve_core.cli.plugins:plugins", "Show what is installed."),
