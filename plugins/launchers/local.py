@@ -32,12 +32,16 @@ _END_SECONDS = 10.0
 class LocalLauncher:
     """Starts agents on loopback."""
 
-    state_dir: Path = field(converter=Path)
-    """Where addresses and logs of nodes are kept."""
     device: str = "cpu"
     """`cpu`, or `cuda` to give each node the machine's GPUs."""
     orphan_seconds: float = 600.0
     """Seconds after which an agent without a control plane ends."""
+
+    _state_dir: Path = field(init=False, factory=Path)
+
+    async def open(self, state_dir: Path) -> None:
+        """Keep addresses, secrets and logs of nodes in this directory."""
+        self._state_dir = state_dir
 
     async def launch(self, node: NodeSpec) -> AgentAddress:
         """Start an agent and wait for its URL."""
@@ -76,7 +80,7 @@ class LocalLauncher:
     async def adopt(self) -> list[AgentAddress]:
         """Agents of an earlier control plane whose processes still live."""
         found = []
-        for path in sorted(self.state_dir.glob("nodes/*/agent.json")):
+        for path in sorted(self._state_dir.glob("nodes/*/agent.json")):
             with contextlib.suppress(ValueError, KeyError, OSError):
                 address = json.loads(path.read_text())
                 if _is_agent(int(address["pid"])):
@@ -96,14 +100,14 @@ class LocalLauncher:
         shutil.rmtree(self._run_dir(node), ignore_errors=True)
 
     def _directory(self, node: str) -> Path:
-        directory = self.state_dir / "nodes" / re.sub(r"[^A-Za-z0-9._-]", "-", node)
+        directory = self._state_dir / "nodes" / re.sub(r"[^A-Za-z0-9._-]", "-", node)
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         (directory / "name").write_text(node)
         return directory
 
     def _run_dir(self, node: str) -> Path:
         """Sockets and logs; short, because a socket's path has at most 107 bytes."""
-        digest = hashlib.sha256(f"{self.state_dir.resolve()}/{node}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{self._state_dir.resolve()}/{node}".encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"shuntserve-{os.getuid()}" / digest
 
 

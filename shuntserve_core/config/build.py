@@ -10,7 +10,6 @@ from attrs import evolve
 from shuntserve_core.config.loader import Config
 from shuntserve_core.config.mistakes import Mistakes
 from shuntserve_core.config.options import structure_options
-from shuntserve_core.config.search import EstimatorTable, OptimizerTable
 
 if TYPE_CHECKING:
     from shuntserve_core.interfaces.estimator import BoundEstimator
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def optimizer_from(config: Config, name: str | None = None) -> Optimizer:
     """The configured optimizer, or another by name, which then has its default options."""
-    optimizer: Optimizer = _plugin(config, "optimizer", config.document.optimizer, name)
+    optimizer: Optimizer = plugin_from(config, "optimizer", config.document.optimizer, name)
     return optimizer
 
 
@@ -34,7 +33,7 @@ def estimator_from(
 
     `catalog` is what pipelines may use; by default the cluster's instance types.
     """
-    estimator = _plugin(config, "estimator", config.document.estimator, name)
+    estimator = plugin_from(config, "estimator", config.document.estimator, name)
     bound: BoundEstimator = estimator.bind(
         config.model, config.workload, config.cluster.catalog if catalog is None else catalog
     )
@@ -58,9 +57,9 @@ def problem_from(config: Config, estimator: str | None = None, **changes: Any) -
     return evolve(problem, **changes)
 
 
-def _plugin(
-    config: Config, kind: str, table: EstimatorTable | OptimizerTable, name: str | None
-) -> Any:
+def plugin_from(config: Config, kind: str, table: Any, name: str | None = None) -> Any:
+    """The plugin that a table with `name` and `options` asks for, or another by name, which then
+    has its default options."""
     options = table.options if name in (None, table.name) else {}
     mistakes = Mistakes(str(config.file))
     plugin = structure_options(kind, name or table.name, options, config.registry, mistakes)

@@ -12,6 +12,15 @@ from shuntserve_core.config.hardware import ClusterTable, GpuTable, InstanceType
 from shuntserve_core.config.model import ModelTable
 from shuntserve_core.config.plugins import PluginsTable
 from shuntserve_core.config.search import EstimatorTable, OptimizerTable
+from shuntserve_core.config.serving import (
+    BalancerTable,
+    EngineTable,
+    FrontDoorTable,
+    LauncherTable,
+    ServeTable,
+    SpotTable,
+    WeightsTable,
+)
 from shuntserve_core.config.workload import WorkloadTable
 from shuntserve_core.types import Objective
 
@@ -36,5 +45,19 @@ class Document:
     """GPUs that no plugin provides."""
     instance_type: tuple[InstanceTypeTable, ...] = ()
     """Instance types that no plugin provides."""
+    serve: ServeTable = field(factory=ServeTable)
+    """How the cluster is run, and how it answers interruptions."""
+    weights: WeightsTable | None = None
+    """Where the pre-cut weights are."""
+    engine: EngineTable = field(factory=EngineTable)
+    """What runs the pipelines."""
+    frontdoor: FrontDoorTable = field(factory=FrontDoorTable)
+    """What clients talk to."""
+    balancer: BalancerTable = field(factory=BalancerTable)
+    """What chooses the pipeline for a request."""
+    launcher: LauncherTable = field(factory=LauncherTable)
+    """How node agents come to be."""
+    spot: tuple[SpotTable, ...] = ()
+    """Where interruptions are heard of."""
     plugins: PluginsTable = field(factory=PluginsTable)
     """Which plugins to leave out, and which must work."""

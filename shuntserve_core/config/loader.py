@@ -70,9 +70,11 @@ def config_from_data(data: Mapping[str, Any], file: Path, registry: Registry) ->
     )
     if "plugins" in tables:
         check_required(tables["plugins"], registry, mistakes)
-    for kind in ("estimator", "optimizer"):
+    for kind in ("estimator", "optimizer", "engine", "frontdoor", "balancer", "launcher"):
         if kind in tables and tables[kind].options:
             _check_options(kind, tables[kind], registry, mistakes)
+    for index, table in enumerate(tables.get("spot", ())):
+        _check_options("spot-source", table, registry, mistakes, key=f"spot[{index}]")
     _check_together(model, workload, tables.get("objective"), mistakes)
     mistakes.raise_if_any()
     assert model is not None
@@ -162,11 +164,14 @@ def _disabled(data: Mapping[str, Any]) -> list[str]:
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
-def _check_options(kind: str, table: Any, registry: Registry, mistakes: Mistakes) -> None:
+def _check_options(
+    kind: str, table: Any, registry: Registry, mistakes: Mistakes, *, key: str = ""
+) -> None:
+    key = key or kind
     try:
-        structure_options(kind, table.name, table.options, registry, mistakes)
+        structure_options(kind, table.name, table.options, registry, mistakes, key=key)
     except UserError as error:
-        mistakes.add(f"{kind}.name", error.message, error.remedy)
+        mistakes.add(f"{key}.name", error.message, error.remedy)
 
 
 def _check_together(

@@ -13,22 +13,32 @@ from shuntserve_core.registry import Registry
 
 
 def structure_options(
-    kind: str, name: str, options: Mapping[str, Any], registry: Registry, mistakes: Mistakes
+    kind: str,
+    name: str,
+    options: Mapping[str, Any],
+    registry: Registry,
+    mistakes: Mistakes,
+    *,
+    key: str = "",
 ) -> Any:
     """An object of the plugin's class with these options; None where a mistake was noted.
+
+    `key` is the table that they are from, where it is not called like the kind.
 
     Raises `UserError` where the plugin cannot be imported.
     """
     cls = registry.get(kind, name)
     if not attrs.has(cls):
         for option in options:
-            mistakes.add(f"{kind}.{option}", "unknown key", f"{kind} {name!r} has no options")
+            mistakes.add(
+                f"{key or kind}.{option}", "unknown key", f"{kind} {name!r} has no options"
+            )
         return None if options else cls()
     converter = make_converter(lambda named, value: _unknown(registry, named, value))
     try:
         return converter.structure(options, cls)
     except Exception as error:  # cattrs' own groups, or what the class itself raised
-        mistakes.add_structure_error(error, kind)
+        mistakes.add_structure_error(error, key or kind)
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from attrs import frozen
@@ -30,6 +31,10 @@ class AgentAddress:
 
 class Launcher(Protocol):
     """Starts and ends node agents; its attrs fields are the options of the `[launcher]` table."""
+
+    async def open(self, state_dir: Path) -> None:
+        """Called once, before anything else, with a directory for what must outlive us."""
+        ...
 
     async def launch(self, node: NodeSpec) -> AgentAddress:
         """Start an agent and wait until it answers.  Raises `UserError` where it cannot."""

@@ -70,6 +70,8 @@ class Agent:
         self._stores: dict[int, Child] = {}
         self._store_locks: dict[int, asyncio.Lock] = {}
         self._engines: dict[str, EngineOnNode] = {}
+        self._ended: set[str] = set()
+        """Engines that must not be started (again): a stop may overtake a start."""
         self._subscribers: set[asyncio.Queue[dict[str, Any]]] = set()
 
     # Events
@@ -175,8 +177,8 @@ class Agent:
         self, engine_id: str, commands: Sequence[WorkerCommand], launch: Mapping[str, Any]
     ) -> None:
         """Start the worker processes of an engine that belong on this node."""
-        if engine_id in self._engines:
-            raise UserError(f"engine {engine_id} runs here already")
+        if engine_id in self._engines or engine_id in self._ended:
+            raise UserError(f"engine {engine_id} was started here before")
         engine = EngineOnNode(engine_id, launch, tuple(command.ranks for command in commands))
         self._engines[engine_id] = engine
         for index, command in enumerate(commands):
@@ -190,6 +192,9 @@ class Agent:
                 on_exit=partial(self._worker_ended, engine, index),
             )
             engine.children.append(child)
+            if engine_id in self._ended:  # stopped in the meantime
+                await child.stop(0.0)
+                return
 
     def _worker_said(self, engine: EngineOnNode, index: int, line: dict[str, Any]) -> None:
         if line.get("event") == "listening":
@@ -205,6 +210,7 @@ class Agent:
 
     async def stop_engine(self, engine_id: str, grace: float) -> None:
         """End every worker of an engine here; an unknown one is ignored."""
+        self._ended.add(engine_id)
         engine = self._engines.pop(engine_id, None)
         if engine is not None:
             engine.stopping = True

@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import cattrs
 from attrs import frozen
 
 from shuntserve_core.interfaces.engine import Engine, EngineLaunch, RankLaunch
-from shuntserve_core.interfaces.link import READY, STANDBY, EngineLink
+from shuntserve_core.interfaces.link import READY, STANDBY, EngineLink, LinkLost
 from shuntserve_core.link import LinkClient
 from shuntserve_core.node.client import AgentLost
 from shuntserve_core.placement_json import pipeline_from_json, pipeline_to_json
 from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.runtime.planner import Held, nodes_of
-from shuntserve_core.runtime.states import LIVE, Machine, PipelineState
+from shuntserve_core.runtime.states import COMING, LIVE, Machine, PipelineState
+from shuntserve_core.tensorstore.spec import ShardSpec
 from shuntserve_core.types import ModelSpec, Pipeline, Stage
 
 logger = logging.getLogger(__name__)
@@ -55,24 +57,30 @@ class PipelineRun:
         nodes: Mapping[str, Node],
         settings: EngineSettings,
         machine: Machine[PipelineState],
-        on_failed: Callable[[PipelineRun, str], None],
     ) -> None:
         self.plan = plan
         self.machine = machine
         self.name = machine.name
         self.engine_id = f"{machine.name}-{secrets.token_hex(4)}"
         self.link: EngineLink | None = None
+        self.on_failed: Callable[[PipelineRun, str], None] | None = None
+        """Called once, with the reason, when the engine is of no more use."""
         self.doomed = ""
         """Why it must be replaced although it serves; empty if it need not."""
+        self.losing = ""
+        """Nodes that it will lose, in words; empty while all of them stay."""
         self.replaced = False
         """Whether a successor is on its way."""
+        self.retry_at: float | None = None
+        """Not before this (monotonic) time is a start that failed tried again."""
         self.started = time.time()
         self.serving_since: float | None = None
         self.switch_seconds: float | None = None
         """How long the GPUs served nobody at the switch to this engine."""
         self._nodes = {name: nodes[name] for name in nodes_of(plan)}
         self._settings = settings
-        self._on_failed = on_failed
+        self._launched: EngineLaunch | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self._token = secrets.token_urlsafe(24)
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._ready: set[tuple[str, int]] = set()
@@ -90,6 +98,11 @@ class PipelineRun:
         return self.state in LIVE
 
     @property
+    def coming(self) -> bool:
+        """Whether it is on its way to serving."""
+        return self.state in COMING
+
+    @property
     def node_names(self) -> frozenset[str]:
         """The nodes that it needs."""
         return frozenset(self._nodes)
@@ -105,10 +118,19 @@ class PipelineRun:
     async def prepare(self) -> None:
         """Load weights, start workers, and wait until the engine stands by.
 
-        Raises `EngineFailed`.
+        Raises `EngineFailed`, also where `fail` or `stop` is called in the meantime.
         """
+        self._preparing = asyncio.create_task(self._prepare())
         try:
-            launch = await self._launch()
+            await self._preparing
+        except asyncio.CancelledError:
+            if self.live:
+                raise
+            raise EngineFailed("no longer wanted") from None
+
+    async def _prepare(self) -> None:
+        try:
+            launch = self._launched = await self._launch()
             if self._settings.engine.needs_weights:
                 await asyncio.gather(*(self._load(launch, i) for i in range(len(launch.ranks))))
             self.machine.to(PipelineState.STARTING, "weights loaded")
@@ -119,10 +141,8 @@ class PipelineRun:
                 await self._stand_by()
         except TimeoutError:
             raise EngineFailed(f"not ready after {self._settings.start_seconds:.0f} s") from None
-        except AgentLost as error:
-            raise EngineFailed(f"lost a node: {error}") from error
-        if self.state is not PipelineState.STARTING:
-            raise EngineFailed(f"{self.state} while starting")
+        except (AgentLost, LinkLost) as error:
+            raise EngineFailed(str(error)) from error
         self.machine.to(PipelineState.STANDBY, "engine stands by")
 
     def _parts(self) -> Iterator[tuple[int, Stage, int, int]]:
@@ -145,16 +165,26 @@ class PipelineRun:
             own = [command for command in commands if command.node == name]
             self._workers |= {(name, index) for index in range(len(own))}
             assert node.agent is not None
-            await node.agent.start_engine(self.engine_id, own, self._memory())
+            await node.agent.start_engine(self.engine_id, own, self._memory(launch))
 
-    def _memory(self) -> dict[str, Any]:
+    def _memory(self, launch: EngineLaunch) -> dict[str, Any]:
         """What a later control plane needs in order to adopt this engine."""
         return {
             "name": self.name,
-            "token": self._token,
+            "nodes": sorted(self.node_names),
             "plan": pipeline_to_json(self.plan),
-            "workers": sorted(self.node_names),
+            "launch": cattrs.unstructure(launch),
         }
+
+    def shards_on(self, node: str, gpu: int) -> list[ShardSpec]:
+        """What it needs the tensor store of a GPU to hold."""
+        if self._launched is None or not self._settings.engine.needs_weights:
+            return []
+        return [
+            self._launched.shard(index)
+            for index, rank in enumerate(self._launched.ranks)
+            if (rank.node, rank.gpu) == (node, gpu)
+        ]
 
     async def _launch(self) -> EngineLaunch:
         head = self._nodes[self.plan.stages[0].node]
@@ -233,8 +263,10 @@ class PipelineRun:
         self.machine.to(PipelineState.ACTIVATING, "its GPUs are free")
         try:
             await self.link.activate()
-        except Exception as error:
+        except LinkLost as error:
             raise EngineFailed(str(error)) from error
+        if self.state is not PipelineState.ACTIVATING:
+            raise EngineFailed(f"{self.state} while activating")
         self.serving_since = time.time()
         self.machine.to(PipelineState.SERVING, "engine is ready")
 
@@ -245,20 +277,21 @@ class PipelineRun:
         if not self.live:
             return
         self.machine.to(PipelineState.FAILED, reason)
-        if not self._address.done():
-            self._address.set_exception(EngineFailed(reason))
-            self._address.exception()
-        self._on_failed(self, reason)
+        self._end_waiting()
+        if self.on_failed is not None:
+            self.on_failed(self, reason)
+
+    def _end_waiting(self) -> None:
+        if self._preparing is not None and not self._preparing.done():
+            self._preparing.cancel()
 
     async def stop(self, reason: str, grace: float = 0.0) -> None:
         """End every process of this engine, wherever its node still answers."""
+        self.machine.to(PipelineState.STOPPED, reason)
+        self._end_waiting()
         if self.link is not None:
-            link, self.link = self.link, None
-            if self.state is not PipelineState.FAILED:
-                self.machine.to(PipelineState.STOPPED, reason)
-            link.close()
-        if self.state is not PipelineState.STOPPED:
-            self.machine.to(PipelineState.STOPPED, reason)
+            self.link.close()
+            self.link = None
         await asyncio.gather(*(self._stop_on(node, grace) for node in self._nodes.values()))
 
     async def _stop_on(self, node: Node, grace: float) -> None:
@@ -272,16 +305,18 @@ class PipelineRun:
     def remember(
         cls,
         memory: Mapping[str, Any],
-        engine_id: str,
         nodes: Mapping[str, Node],
         settings: EngineSettings,
         machine: Machine[PipelineState],
-        on_failed: Callable[[PipelineRun, str], None],
     ) -> PipelineRun:
         """An engine that an earlier control plane left running."""
-        run = cls(pipeline_from_json(memory["plan"]), nodes, settings, machine, on_failed)
-        run.engine_id = engine_id
-        run._token = str(memory["token"])
+        run = cls(pipeline_from_json(memory["plan"]), nodes, settings, machine)
+        run._launched = launch = cattrs.structure(memory["launch"], EngineLaunch)
+        run.engine_id, run._token = launch.engine_id, launch.link_token
+        for index, rank in enumerate(launch.ranks):
+            shard = launch.shard(index)
+            held = Held(shard.tp, shard.rank, range(shard.start, shard.stop))
+            nodes[rank.node].held[rank.gpu] = held
         return run
 
     async def reconnect(self, address: str) -> None:
@@ -289,8 +324,8 @@ class PipelineRun:
         try:
             async with asyncio.timeout(10.0):
                 await self._connect(address)
-        except Exception as error:
-            raise EngineFailed(str(error)) from error
+        except (LinkLost, TimeoutError) as error:
+            raise EngineFailed(str(error) or "no answer") from error
         self.machine.to(PipelineState.STARTING, "found running")
         self.machine.to(PipelineState.STANDBY, "found running")
         await self.activate()
@@ -303,6 +338,7 @@ class PipelineRun:
             "engine_id": self.engine_id,
             "state": str(self.state),
             "doomed": self.doomed,
+            "losing": self.losing,
             "started": self.started,
             "serving_since": self.serving_since,
             "switch_seconds": self.switch_seconds,

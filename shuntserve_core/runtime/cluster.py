@@ -1,0 +1,177 @@
+"""What is there: nodes, pipelines, and the account of what happened to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from shuntserve_core.config.loader import Config
+from shuntserve_core.interfaces.launcher import AgentAddress, Launcher
+from shuntserve_core.node.client import AgentClient
+from shuntserve_core.runtime.dispatcher import Dispatcher
+from shuntserve_core.runtime.nodes import Node
+from shuntserve_core.runtime.planner import FreeNode, Held, gpus_of, without_gpus
+from shuntserve_core.runtime.run import EngineSettings, PipelineRun
+from shuntserve_core.runtime.states import (
+    NODE_TRANSITIONS,
+    PIPELINE_TRANSITIONS,
+    Machine,
+    NodeState,
+    PipelineState,
+)
+from shuntserve_core.runtime.strategy import Strategy
+from shuntserve_core.types import Pipeline
+
+logger = logging.getLogger(__name__)
+
+HISTORY = 500
+"""Lines of the account that are kept."""
+
+
+class RunningCluster:
+    """State that membership, changes and the manager share.  Lives on one event loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        settings: EngineSettings,
+        launcher: Launcher,
+        dispatcher: Dispatcher,
+        connect: Callable[[AgentAddress], AgentClient],
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.launcher = launcher
+        self.dispatcher = dispatcher
+        self.connect = connect
+        self.strategy = Strategy.named(config.document.serve.strategy)
+        self.nodes: dict[str, Node] = {}
+        self.runs: dict[str, PipelineRun] = {}
+        self.transitions: Counter[tuple[str, str]] = Counter()
+        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        self.started = time.time()
+        self.wake = asyncio.Event()
+        """Set by whoever changes a state that may call for a decision."""
+        self.capacity_came = False
+        """Whether there may be a better placement than when it was last looked for."""
+        self.closing = False
+        self._numbers = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def note(self, what: str, **facts: Any) -> None:
+        """Add a line to the account that `status` shows."""
+        self.history.append({"time": time.time(), "what": what, **facts})
+        logger.info("%s %s", what, facts)
+
+    # Nodes
+
+    def new_node(self, name: str) -> Node:
+        """A node that is expected to join."""
+        instance = name.rpartition("#")[0]
+        offer = next(o for o in self.config.cluster.offers if o.instance.name == instance)
+        machine = Machine(name, NodeState.JOINING, NODE_TRANSITIONS, self.transitions)
+        gpus = offer.instance.gpu_count
+        node = Node(name, instance, gpus, offer.price, offer.market, machine)
+        self.nodes[name] = node
+        return node
+
+    def free(self, staying: Iterable[PipelineRun]) -> list[FreeNode]:
+        """GPUs of usable nodes that none of these pipelines has."""
+        used = frozenset[tuple[str, int]]().union(*(gpus_of(run.plan) for run in staying))
+        return without_gpus([node.free for node in self.nodes.values() if node.usable], used)
+
+    @property
+    def holdings(self) -> dict[tuple[str, int], Held]:
+        """What every tensor store holds."""
+        return {
+            (node.name, gpu): held
+            for node in self.nodes.values()
+            if node.present
+            for gpu, held in node.held.items()
+        }
+
+    @property
+    def cost_per_hour(self) -> float:
+        """$ per hour of all nodes that are there."""
+        return sum(node.price for node in self.nodes.values() if node.present)
+
+    # Pipelines
+
+    def new_run(self, plan: Pipeline) -> PipelineRun:
+        """A pipeline that is to be brought up."""
+        self._numbers += 1
+        return self._add(PipelineRun(plan, self.nodes, self.settings, self._machine()))
+
+    def remembered_run(self, memory: dict[str, Any]) -> PipelineRun:
+        """A pipeline that an earlier control plane brought up."""
+        self._numbers = max(self._numbers, int(str(memory["name"]).lstrip("p")))
+        machine = self._machine(str(memory["name"]))
+        return self._add(PipelineRun.remember(memory, self.nodes, self.settings, machine))
+
+    def _machine(self, name: str = "") -> Machine[PipelineState]:
+        name = name or f"p{self._numbers}"
+        return Machine(name, PipelineState.LOADING, PIPELINE_TRANSITIONS, self.transitions)
+
+    def _add(self, run: PipelineRun) -> PipelineRun:
+        run.on_failed = self._failed
+        self.runs[run.name] = run
+        return run
+
+    def _failed(self, run: PipelineRun, reason: str) -> None:
+        """Requests go elsewhere at once; what comes next is the manager's to decide."""
+        self.note("pipeline failed", pipeline=run.name, reason=reason)
+        self.dispatcher.remove_pipeline(run.name)
+        self.spawn(run.stop(reason))
+        self.wake.set()
+
+    def serving(self) -> list[PipelineRun]:
+        """Pipelines that serve."""
+        return [run for run in self.runs.values() if run.state is PipelineState.SERVING]
+
+    def coming(self) -> list[PipelineRun]:
+        """Pipelines on their way to serving."""
+        return [run for run in self.runs.values() if run.coming]
+
+    # Work in the background
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something whose failure must be seen, but not waited for."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a task of the cluster failed", exc_info=task.exception())
+
+    def wake_later(self, seconds: float) -> None:
+        """Have the manager look again after a while."""
+        asyncio.get_running_loop().call_later(max(seconds, 0.0), self.wake.set)
+
+    async def cancel_work(self) -> None:
+        """Give up everything in the background."""
+        self.closing = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def status(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {
+            "model": self.settings.model.name,
+            "engine": self.settings.engine_name,
+            "strategy": self.strategy.name,
+            "started": self.started,
+            "cost_per_hour": self.cost_per_hour,
+            "throughput_rps": sum(r.plan.estimate.throughput_rps for r in self.serving()),
+            "nodes": [node.describe() for node in self.nodes.values()],
+            "pipelines": [run.describe() for run in self.runs.values()],
+            "transitions": {f"{a}->{b}": n for (a, b), n in sorted(self.transitions.items())},
+            "history": list(self.history),
+        }

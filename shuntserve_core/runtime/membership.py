@@ -1,0 +1,204 @@
+"""Nodes that come and go: launching, notices, deadlines, losses, and finding running ones again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
+from shuntserve_core.node.client import AgentLost
+from shuntserve_core.runtime.changes import admit, retire
+from shuntserve_core.runtime.cluster import RunningCluster
+from shuntserve_core.runtime.nodes import Node
+from shuntserve_core.runtime.planner import gpus_of
+from shuntserve_core.runtime.run import EngineFailed
+from shuntserve_core.runtime.states import NodeState, PipelineState
+from shuntserve_core.types.spot import SpotEvent
+
+DEFAULT_NOTICE = 120.0
+"""Seconds that a notice without a deadline is taken to leave: what AWS documents."""
+
+
+class Membership:
+    """Changes the states of nodes, and wakes the manager up."""
+
+    def __init__(self, cluster: RunningCluster) -> None:
+        self._cluster = cluster
+
+    async def launch(self, name: str) -> Node:
+        """Start a node's agent and take the node in.  Raises `UserError`."""
+        cluster = self._cluster
+        node = cluster.new_node(name)
+        address = await cluster.launcher.launch(NodeSpec(name, node.instance, node.gpus))
+        try:
+            await self._take_in(node, address)
+        except AgentLost as error:
+            raise UserError(f"the agent of {name} does not answer: {error}") from error
+        return node
+
+    async def _take_in(self, node: Node, address: AgentAddress) -> dict[str, Any]:
+        agent = self._cluster.connect(address)
+        described = await agent.describe()
+        node.agent = agent
+        node.machine.to(NodeState.UP, "its agent answers")
+        agent.watch(partial(self._on_agent_event, node), partial(self._on_silence, node))
+        self._cluster.note("node joined", node=node.name)
+        return described
+
+    # What is said about nodes
+
+    def on_spot_event(self, event: SpotEvent) -> None:
+        """A cloud, a trace or a person says something; it may have been said before."""
+        node = self._cluster.nodes.get(event.node)
+        if event.kind == "restored":
+            if node is None or node.machine.state is NodeState.LOST:
+                self._cluster.note("restored", node=event.node, source=event.source)
+                self._cluster.spawn(self._join_again(event.node))
+        elif node is None or not node.present:
+            return
+        elif event.kind == "withdrawn":
+            self._withdraw(node)
+        elif event.kind == "lost":
+            self._cluster.spawn(self._end(node, f"lost without notice ({event.source})"))
+        elif event.kind == "notice":
+            self._notice(node, event)
+        else:
+            self._cluster.note("rebalance recommended", node=node.name, source=event.source)
+
+    def _notice(self, node: Node, event: SpotEvent) -> None:
+        deadline = time.time() + DEFAULT_NOTICE if event.deadline is None else event.deadline
+        if node.deadline is not None and (event.deadline is None or deadline >= node.deadline):
+            return  # heard before; only an earlier deadline is news
+        node.deadline, node.enforced = deadline, node.enforced or event.enforced
+        left = round(deadline - time.time(), 1)
+        self._cluster.note("interruption notice", node=node.name, seconds=left, source=event.source)
+        node.machine.to(NodeState.NOTICED, f"notice of {event.source or 'unknown origin'}")
+        self._cluster.spawn(self._until_deadline(node, deadline))
+        self._cluster.wake.set()
+
+    def _withdraw(self, node: Node) -> None:
+        if node.machine.state is NodeState.NOTICED:
+            node.deadline, node.enforced = None, False
+            node.machine.to(NodeState.UP, "notice withdrawn")
+            self._cluster.note("notice withdrawn", node=node.name)
+            self._came(node)
+
+    def _came(self, node: Node) -> None:
+        self._cluster.capacity_came = True
+        self._cluster.wake.set()
+
+    async def _join_again(self, name: str) -> None:
+        cluster = self._cluster
+        if name.rpartition("#")[0] not in cluster.config.cluster.catalog:
+            cluster.note("restored node is of no offered type", node=name)
+            return
+        try:
+            self._came(await self.launch(name))
+        except UserError as error:
+            cluster.note("node did not come back", node=name, reason=str(error))
+
+    async def _until_deadline(self, node: Node, deadline: float) -> None:
+        """Get everything off a node shortly before it goes, ready or not."""
+        margin = self._cluster.config.document.serve.switch_margin
+        await asyncio.sleep(max(0.0, deadline - margin - time.time()))
+        if node.deadline != deadline:
+            return
+        leaving = [run for run in self._cluster.serving() if node.name in run.node_names]
+        await asyncio.gather(*(retire(self._cluster, r, f"{node.name} goes") for r in leaving))
+        if node.enforced:
+            await asyncio.sleep(max(0.0, deadline - time.time()))
+            if node.deadline == deadline:
+                await self._end(node, "taken at the deadline")
+
+    async def _end(self, node: Node, reason: str) -> None:
+        await self._cluster.launcher.terminate(node.name)
+        self._lost(node, reason)
+
+    # What agents say
+
+    def _on_silence(self, node: Node, reason: str) -> None:
+        if node.machine.state is not NodeState.LOST and not self._cluster.closing:
+            # Whatever still runs there must not go on behind our back.
+            self._cluster.spawn(self._cluster.launcher.terminate(node.name))
+            self._lost(node, reason)
+
+    def _lost(self, node: Node, reason: str) -> None:
+        if node.machine.state is NodeState.LOST:
+            return
+        cluster = self._cluster
+        cluster.note("node lost", node=node.name, reason=reason)
+        node.machine.to(NodeState.LOST, reason)
+        node.deadline = None
+        for run in list(cluster.runs.values()):
+            if node.name in run.node_names:
+                run.fail(f"{node.name} is lost")
+        if node.agent is not None:
+            cluster.spawn(node.agent.close())
+        cluster.wake.set()
+
+    def _on_agent_event(self, node: Node, event: dict[str, Any]) -> None:
+        if event["event"] == "store-exit":
+            self._store_ended(node, int(event["gpu"]), event["code"])
+        elif event["event"] == "spot":
+            self.on_spot_event(SpotEvent(**event["spot"]))
+        else:
+            for run in self._cluster.runs.values():
+                if run.engine_id == event.get("engine_id"):
+                    run.on_worker_event(node.name, event)
+
+    def _store_ended(self, node: Node, gpu: int, code: int) -> None:
+        """Engines keep what they have mapped, but no further engine can start beside them."""
+        node.held.pop(gpu, None)
+        self._cluster.note("tensor store ended", node=node.name, gpu=gpu, code=code)
+        for run in self._cluster.runs.values():
+            if run.live and (node.name, gpu) in gpus_of(run.plan):
+                run.doomed = run.doomed or f"the tensor store of {node.name}, GPU {gpu}, ended"
+        self._cluster.wake.set()
+
+    # A control plane that comes back
+
+    async def adopt(self, addresses: Sequence[AgentAddress]) -> None:
+        """Go on with the nodes and engines that an earlier control plane left."""
+        parts: dict[str, dict[str, dict[str, Any]]] = {}
+        for address in addresses:
+            node = self._cluster.new_node(address.node)
+            try:
+                described = await self._take_in(node, address)
+            except (AgentLost, UserError) as error:
+                self._on_silence(node, str(error))
+                continue
+            for engine in described["engines"]:
+                parts.setdefault(engine["engine_id"], {})[node.name] = engine
+        await asyncio.gather(*(self._adopt_engine(e, there) for e, there in parts.items()))
+        self._cluster.capacity_came = True
+        self._cluster.wake.set()
+
+    async def _adopt_engine(self, engine_id: str, parts: dict[str, dict[str, Any]]) -> None:
+        memory = next(iter(parts.values()))["launch"]
+        address = next((part["address"] for part in parts.values() if part["address"]), "")
+        healthy = all(part["alive"] and part["ready"] for part in parts.values())
+        if not (address and healthy and set(memory["nodes"]) == set(parts)):
+            self._cluster.note("engine not adopted", engine=engine_id, reason="it is not whole")
+            await self._stop_parts(engine_id, parts)
+            return
+        run = self._cluster.remembered_run(memory)
+        try:
+            await run.reconnect(address)
+        except EngineFailed as error:
+            run.fail(str(error))
+            return
+        if run.state is PipelineState.SERVING:
+            self._cluster.note("engine adopted", pipeline=run.name)
+            admit(self._cluster, run)
+
+    async def _stop_parts(self, engine_id: str, parts: dict[str, dict[str, Any]]) -> None:
+        for name in parts:
+            agent = self._cluster.nodes[name].agent
+            if agent is not None:
+                with contextlib.suppress(AgentLost):
+                    await agent.stop_engine(engine_id, 0.0)
