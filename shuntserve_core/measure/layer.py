@@ -75,26 +75,28 @@ class LayerBench:
 
     def prefill(self, tokens: int) -> float:
         """Median seconds over a prompt of `tokens`, in one go."""
-        x = self._random(tokens, self.model.hidden)
-        angles = self._angles(0, tokens)
-
-        def run() -> Tensor:
-            return self._layer(x, angles, self._attend_prompt)
-
-        return self._time(run)
+        return self._time(self.prefill_run(tokens))
 
     def decode(self, batch: int, context: int) -> float:
         """Median seconds of a step of `batch` requests with `context` cached tokens each."""
+        return self._time(self.decode_run(batch, context))
+
+    def prefill_run(self, tokens: int) -> Callable[[], Tensor]:
+        """What `prefill` times: the layer's output, (tokens, hidden)."""
+        x = self._random(tokens, self.model.hidden)
+        angles = self._angles(0, tokens)
+        return lambda: self._layer(x, angles, self._attend_prompt)
+
+    def decode_run(self, batch: int, context: int) -> Callable[[], Tensor]:
+        """What `decode` times: the layer's output, (batch, hidden)."""
         model = self.model
         x = self._random(batch, model.hidden)
         angles = self._angles(context, 1)
         shape = (batch, model.kv_heads, context + 1, model.head_dim)
         keys, values = self._random(*shape), self._random(*shape)
-
-        def run() -> Tensor:
-            return self._layer(x, angles, lambda q, k, v: self._attend_cache(q, k, v, keys, values))
-
-        return self._time(run)
+        return lambda: self._layer(
+            x, angles, lambda q, k, v: self._attend_cache(q, k, v, keys, values)
+        )
 
     def _layer(
         self,
