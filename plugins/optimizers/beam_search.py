@@ -8,24 +8,26 @@ from __future__ import annotations
 import time
 from math import ceil, inf
 
-import numpy as np
 from attrs import evolve, field, frozen
 from attrs.validators import ge, in_
 
-from shuntserve_core.errors import UserError
 from shuntserve_core.fitting import explain_no_pipeline
-from shuntserve_core.interfaces.estimator import Ints
 from shuntserve_core.interfaces.optimizer import Problem
 from shuntserve_core.placing import build_placement
 from shuntserve_core.types import Placement, Slo
-from shuntserve_plugins.optimizers.common import Pool
-from shuntserve_plugins.optimizers.frontier import Found, Limits, search
+from shuntserve_plugins.optimizers.common import (
+    FREE,
+    ROUNDING,
+    Candidate,
+    Pool,
+    demanded_rate,
+    rate_not_reached,
+)
+from shuntserve_plugins.optimizers.frontier import Limits, search
 from shuntserve_plugins.optimizers.tables import StageTables
 
 NAME = "beam-search"
 MODES = ("objective", "soft_slo", "hard_slo", "only_throughput")
-_ROUNDING = 1e-9
-"""Relative difference below which two rates or costs are the same."""
 
 
 @frozen
@@ -72,10 +74,10 @@ class _Greedy:
         self._tables = StageTables(problem.estimator, self._pool.kinds)
         self._budget = inf if problem.objective.budget is None else problem.objective.budget
 
-    def use_everything(self) -> list[Found]:
+    def use_everything(self) -> list[Candidate]:
         """Pipelines for the most throughput, or for the most per dollar."""
         per_dollar = self._objective.kind == "throughput-per-dollar"
-        chosen: list[Found] = []
+        chosen: list[Candidate] = []
         while found := self._find(chosen):
             best = found[0]
             copies = self._copies(best, chosen)
@@ -86,60 +88,48 @@ class _Greedy:
             self._merge_leftovers(chosen)
         return chosen
 
-    def _merge_leftovers(self, chosen: list[Found]) -> None:
+    def _merge_leftovers(self, chosen: list[Candidate]) -> None:
         """Plan the last pipeline anew, with what is left over as well."""
-        if not (self._pool.available - self._used(chosen)).any():
+        if not (self._pool.available - self._pool.used(chosen)).any():
             return
         found = self._find(chosen[:-1], only_throughput=True)
         if found and found[0].worth > chosen[-1].worth and self._copies(found[0], chosen[:-1]):
             chosen[-1] = found[0]
 
-    def reach_rate(self) -> list[Found]:
+    def reach_rate(self) -> list[Candidate]:
         """Pipelines for the demanded rate.
 
         Efficient pipelines come first; at each turn the cheapest way to end now is noted, and the
         cheapest of all is taken.
         """
-        rate = self._objective.rate
-        if rate is None:
-            raise UserError(
-                "the objective 'cost' needs a rate",
-                where="objective.rate",
-                remedy="give the requests per second that are demanded",
-            )
-        chosen: list[Found] = []
-        ends: list[list[Found]] = []
+        rate = demanded_rate(self._objective)
+        chosen: list[Candidate] = []
+        ends: list[list[Candidate]] = []
         while found := self._find(chosen):
             missing = rate - sum(pipeline.worth for pipeline in chosen)
             ends += [
                 [*chosen, last]
                 for last in found
-                if last.worth >= missing * (1 - _ROUNDING) and self._copies(last, chosen)
+                if last.worth >= missing * (1 - ROUNDING) and self._copies(last, chosen)
             ]
             copies = min(self._copies(found[0], chosen), ceil(missing / found[0].worth) - 1)
             if copies < 1:
                 break
             chosen += [found[0]] * copies
         if chosen and not ends:
-            reached = sum(pipeline.worth for pipeline in chosen)
-            raise UserError(
-                f"beam-search reaches {reached:.4g} of the demanded {rate:g} requests/s",
-                where="objective.rate",
-                remedy="offer more instances, raise the budget, or demand less",
-            )
-        return min(ends, key=lambda end: self._pool.cost(self._used(end)), default=[])
+            raise rate_not_reached(rate, sum(pipeline.worth for pipeline in chosen))
+        return min(ends, key=lambda end: self._pool.cost(self._pool.used(end)), default=[])
 
-    def _find(self, chosen: list[Found], *, only_throughput: bool = False) -> list[Found]:
+    def _find(self, chosen: list[Candidate], *, only_throughput: bool = False) -> list[Candidate]:
         """Pipelines out of what is left, best first; none when time is up."""
         if chosen and time.monotonic() > self._deadline:
             return []
-        used, options = self._used(chosen), self._options
+        used, options = self._pool.used(chosen), self._options
         return search(
             self._tables,
+            self._pool,
             Limits(
                 available=self._pool.available - used,
-                need=self._pool.need,
-                price=self._pool.price,
                 budget=self._budget - self._pool.cost(used),
                 per_dollar=not (only_throughput or options.mode == "only_throughput"),
                 slo=self._slo(),
@@ -160,31 +150,25 @@ class _Greedy:
             else evolve(self._objective.slo, mode=mode.removesuffix("_slo"))
         )
 
-    def _copies(self, found: Found, chosen: list[Found]) -> int:
+    def _copies(self, found: Candidate, chosen: list[Candidate]) -> int:
         """How many more of a pipeline there is room and money for.
 
         What is best now stays best while it fits, since using instances up only takes pipelines
         away: the search need not be repeated.
         """
-        used = self._used(chosen)
+        used = self._pool.used(chosen)
         taken = found.used > 0
         left = self._pool.available - used
         copies = int((left[taken] // found.used[taken]).min())
         while copies and self._pool.cost(used + copies * found.used) > self._budget * (
-            1 + _ROUNDING
+            1 + ROUNDING
         ):
             copies -= 1
         return copies
 
-    def _used(self, chosen: list[Found]) -> Ints:
-        total: Ints = np.zeros_like(self._pool.available)
-        for pipeline in chosen:
-            total = total + pipeline.used
-        return total
 
-
-def _ratio(chosen: list[Found]) -> float:
+def _ratio(chosen: list[Candidate]) -> float:
     """Throughput a dollar, less what is mere rounding."""
     cost = sum(pipeline.cost for pipeline in chosen)
     worth = sum(pipeline.worth for pipeline in chosen)
-    return worth / max(cost, _ROUNDING) * (1 if len(chosen) == 1 else 1 - _ROUNDING)
+    return worth / max(cost, FREE) * (1 if len(chosen) == 1 else 1 - ROUNDING)

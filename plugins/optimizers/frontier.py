@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from shuntserve_core.interfaces.estimator import Floats, Ints, Position
 from shuntserve_core.placing import slo_factor
-from shuntserve_core.types import Slo, StageKind
+from shuntserve_core.types import Slo
+from shuntserve_plugins.optimizers.common import FREE, Candidate, Pool
 from shuntserve_plugins.optimizers.tables import StageTables
 
 Keys = NDArray[np.uint64]
-
-FREE = 1e-6
-"""$ per hour that a pipeline is taken to cost at least, so that instances may be free."""
 
 
 @frozen
@@ -32,10 +30,6 @@ class Limits:
 
     available: Ints
     """GPUs left of each instance type."""
-    need: Ints
-    """GPUs that a stage of each kind takes: shape (kinds, instance types), one non-zero a row."""
-    price: Floats
-    """$ per hour of a stage of each kind."""
     budget: float
     """Most $ per hour that the pipeline may cost."""
     per_dollar: bool
@@ -81,30 +75,18 @@ class Extensions(NamedTuple):
     """How many hold all layers: the last ones."""
 
 
-class Found(NamedTuple):
-    """A pipeline that holds the whole model."""
-
-    stages: tuple[tuple[StageKind, int], ...]
-    score: float
-    worth: float
-    """Throughput after the SLO."""
-    cost: float
-    used: Ints
-    """GPUs of each instance type."""
-
-
-def search(tables: StageTables, limits: Limits) -> list[Found]:
+def search(tables: StageTables, pool: Pool, limits: Limits) -> list[Candidate]:
     """Every pipeline of all layers that the beam holds at any depth, best score first."""
     hashes = np.random.default_rng(0)
     keys = hashes.integers(1 << 63, size=len(tables.kinds), dtype=np.uint64)
     beam = _empty(limits)
-    found: list[Found] = []
+    found: list[tuple[float, Candidate]] = []
     for depth in range(1, limits.max_stages + 1):
-        beam = _step(tables, limits, keys, beam, depth)
-        found += _completed(tables, beam)
+        beam = _step(tables, pool, limits, keys, beam, depth)
+        found += _completed(tables, pool, beam)
         if not len(beam.placed) or (found and time.monotonic() > limits.deadline):
             break
-    return sorted(found, key=lambda pipeline: -pipeline.score)
+    return [candidate for _, candidate in sorted(found, key=lambda pair: -pair[0])]
 
 
 def _empty(limits: Limits) -> Beam:
@@ -123,10 +105,12 @@ def _empty(limits: Limits) -> Beam:
     )
 
 
-def _step(tables: StageTables, limits: Limits, keys: Keys, beam: Beam, depth: int) -> Beam:
+def _step(
+    tables: StageTables, pool: Pool, limits: Limits, keys: Keys, beam: Beam, depth: int
+) -> Beam:
     """Extend every pipeline of a beam by every kind and number of layers; keep the best."""
-    candidates = _extensions(tables, limits, beam, depth)
-    cost = beam.cost[candidates.parent] + limits.price[candidates.kind]
+    candidates = _extensions(tables, pool, limits, beam, depth)
+    cost = beam.cost[candidates.parent] + pool.price[candidates.kind]
     worth = _evaluate(tables, limits.slo, beam, candidates, depth)
     score = worth / np.maximum(cost, FREE) if limits.per_dollar else worth
     chosen = _select(tables, limits.top_k, keys, beam, candidates, score)
@@ -136,7 +120,7 @@ def _step(tables: StageTables, limits: Limits, keys: Keys, beam: Beam, depth: in
         kind=np.column_stack([beam.kind[parent], kind]),
         layers=np.column_stack([beam.layers[parent], layers]),
         placed=beam.placed[parent] + layers,
-        used=beam.used[parent] + limits.need[kind],
+        used=beam.used[parent] + pool.need[kind],
         key=beam.key[parent] + keys[kind],
         cost=cost[chosen],
         rank=np.minimum(beam.rank[parent], open_limit),
@@ -145,14 +129,16 @@ def _step(tables: StageTables, limits: Limits, keys: Keys, beam: Beam, depth: in
     )
 
 
-def _extensions(tables: StageTables, limits: Limits, beam: Beam, depth: int) -> Extensions:
+def _extensions(
+    tables: StageTables, pool: Pool, limits: Limits, beam: Beam, depth: int
+) -> Extensions:
     """All candidates that fit what is left and hold at least one request; complete ones last.
 
     A batch limit never grows with layers, so what fits is every number up to some number.
     """
     left = limits.available - beam.used
-    allowed = (left[:, None, :] >= limits.need).all(axis=2) & (beam.rank > 0)[:, None]
-    allowed &= beam.cost[:, None] + limits.price <= limits.budget * (1 + 1e-12)
+    allowed = (left[:, None, :] >= pool.need).all(axis=2) & (beam.rank > 0)[:, None]
+    allowed &= beam.cost[:, None] + pool.price <= limits.budget * (1 + 1e-12)
     parent, kind = np.nonzero(allowed)
     rest = tables.estimator.model.layers - beam.placed[parent]
     going_on = tables.ranks(Position(depth == 1, last=False))
@@ -270,19 +256,10 @@ def _select(
     return np.concatenate(chosen)
 
 
-def _completed(tables: StageTables, beam: Beam) -> list[Found]:
-    """The pipelines of a beam that hold all layers and are worth something."""
+def _completed(tables: StageTables, pool: Pool, beam: Beam) -> list[tuple[float, Candidate]]:
+    """The pipelines of a beam that hold all layers and are worth something, with their scores."""
     done = (beam.placed == tables.estimator.model.layers) & (beam.worth > 0)
     return [
-        Found(
-            stages=tuple(
-                (tables.kinds[kind], int(layers))
-                for kind, layers in zip(beam.kind[n], beam.layers[n], strict=True)
-            ),
-            score=float(beam.score[n]),
-            worth=float(beam.worth[n]),
-            cost=float(beam.cost[n]),
-            used=beam.used[n],
-        )
+        (float(beam.score[n]), pool.candidate(beam.kind[n], beam.layers[n], beam.worth[n]))
         for n in np.flatnonzero(done)
     ]

@@ -11,13 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shuntserve_core.interfaces.estimator import BoundEstimator, Floats, Ints, Position
+from shuntserve_core.interfaces.estimator import BoundEstimator, Floats, Ints, Position, Scores
 from shuntserve_core.types import StageKind
 
-FIRST = Position(first=True, last=False)
-MIDDLE = Position(first=False, last=False)
-LAST = Position(first=False, last=True)
-ONLY = Position(first=True, last=True)
+_POSITIONS = [Position(first, last) for first in (False, True) for last in (False, True)]
 
 
 def position(index: int, depth: int) -> Position:
@@ -33,9 +30,9 @@ class StageTables:
         self.kinds = tuple(kinds)
         limits = {
             place: np.array([estimator.batch_limit(kind, place) for kind in kinds])
-            for place in (FIRST, MIDDLE, LAST, ONLY)
+            for place in _POSITIONS
         }
-        self.batches: Ints = np.unique([np.zeros_like(limits[ONLY]), *limits.values()])
+        self.batches: Ints = np.unique(np.append(np.ravel(list(limits.values())), 0))
         """Batch of each rank; rank 0 is the batch 0: infeasible."""
         self._ranks: dict[Position, Ints] = {
             place: np.searchsorted(self.batches, limit).astype(np.int32)
@@ -77,3 +74,24 @@ class StageTables:
         rows = self._alone[place, depth][kind]
         seconds: Floats = rows[:, 0] * layers + rows[:, 1]
         return seconds
+
+    def scores(self, choice: Ints, layers: Ints) -> Scores:
+        """Score n pipelines of the same depth P; both arrays are (n, P), as for an estimator."""
+        depth = choice.shape[1]
+        places = [position(stage, depth) for stage in range(depth)]
+        stages = list(zip(places, choice.T, layers.T, strict=True))
+        limits = [self._ranks[place][kind, count] for place, kind, count in stages]
+        rank = np.min(limits, axis=0)
+        parts = [self.busy(place, depth, kind, count, rank) for place, kind, count in stages]
+        prefill, decode = np.max(parts, axis=0).T
+        alone = [self.alone(place, depth, kind, count) for place, kind, count in stages]
+        fits, batch = rank > 0, np.maximum(self.batches[rank], 1)
+        period = self.estimator.period(batch, depth, prefill, decode)
+        ttft, tpot = self.estimator.latencies(batch, depth, prefill, decode)
+        return Scores(
+            throughput_rps=np.where(fits, batch / period, 0.0),
+            batch=np.where(fits, batch, 0),
+            latency=np.where(fits, np.sum(alone, axis=0), np.inf),
+            ttft=np.where(fits, ttft, np.inf),
+            tpot=np.where(fits, tpot, np.inf),
+        )
