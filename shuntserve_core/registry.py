@@ -191,13 +191,13 @@ class Registry:
             return _follow(entry.value.target)
         except Exception as error:  # whatever the import of a plugin's module raises
             package = entry.plugin.package
-            missing = isinstance(error, ModuleNotFoundError)
+            remedy = f"report it to the authors of {package}, or use another {kind}"
+            if isinstance(error, ModuleNotFoundError):
+                remedy = f"install what provides {error.name!r}, or all of {package}'s extras"
             raise UserError(
                 f"{kind} {name!r} of package {package} cannot be imported: {_describe(error)}",
                 where=where,
-                remedy=f"install what it needs (pip install '{package}[...]')"
-                if missing
-                else f"report it to the authors of {package}, or use another {kind}",
+                remedy=remedy,
             ) from error
 
     def remedy(self, kind: str, name: str, *, also: Iterable[str] = ()) -> str:
