@@ -22,6 +22,7 @@ from pathlib import Path
 from attrs import define, field
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.files import write_private
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 
 _START_SECONDS = 30.0
@@ -49,7 +50,7 @@ class LocalLauncher:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         token_file = directory / "token"
         token = secrets.token_urlsafe(32)
-        _write_private(token_file, token)
+        write_private(token_file, token)
         argv = [sys.executable, "-m", "shuntserve_core.node", "--name", node.name]
         argv += ["--gpus", str(node.gpus), "--run-dir", str(self._run_dir(node.name))]
         argv += ["--token-file", str(token_file), "--device", self.device]
@@ -74,7 +75,7 @@ class LocalLauncher:
                 f"the agent of {node.name} did not start", remedy=f"see {log}"
             ) from None
         address = {"url": url, "token": token, "pid": process.pid}
-        _write_private(directory / "agent.json", json.dumps(address))
+        write_private(directory / "agent.json", json.dumps(address))
         return AgentAddress(node.name, url, token, "127.0.0.1")
 
     async def adopt(self) -> list[AgentAddress]:
@@ -87,6 +88,15 @@ class LocalLauncher:
                     name = (path.parent / "name").read_text()
                     found.append(AgentAddress(name, address["url"], address["token"], "127.0.0.1"))
         return found
+
+    def security_posture(self) -> list[str]:
+        """Agents listen on loopback; engines and stores on what agents give them."""
+        nodes = self._state_dir / "nodes"
+        return [
+            f"node agents: 127.0.0.1, a secret each in {nodes}",
+            "tensor stores: Unix sockets in a directory of this user alone",
+            "engines: 127.0.0.1; links want a secret, traffic between ranks has none",
+        ]
 
     async def terminate(self, node: str) -> None:
         """Kill the agent; the kernel ends everything that it started."""
@@ -109,15 +119,6 @@ class LocalLauncher:
         """Sockets and logs; short, because a socket's path has at most 107 bytes."""
         digest = hashlib.sha256(f"{self._state_dir.resolve()}/{node}".encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"shuntserve-{os.getuid()}" / digest
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace a file in one step, readable by its owner alone."""
-    scratch = path.with_suffix(".new")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    scratch.replace(path)
 
 
 def _is_agent(pid: int) -> bool:

@@ -44,6 +44,10 @@ class Launcher(Protocol):
         """Agents that an earlier control plane left running."""
         ...
 
+    def security_posture(self) -> list[str]:
+        """Every surface that nodes open, and how to close it, one line each."""
+        ...
+
     async def terminate(self, node: str) -> None:
         """End a node: its agent and everything it started.  Unknown nodes are ignored."""
         ...

@@ -13,12 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import cattrs
 from attrs import define, field
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.cloud import SpotSource
 from shuntserve_core.interfaces.engine import WorkerCommand
 from shuntserve_core.node.processes import Child
+from shuntserve_core.registry import Registry
 from shuntserve_core.tensorstore import ShardSpec, StoreClient
 
 logger = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ class Agent:
         self._engines: dict[str, EngineOnNode] = {}
         self._ended: set[str] = set()
         """Engines that must not be started (again): a stop may overtake a start."""
+        self._spot: dict[str, asyncio.Task[None]] = {}
         self._subscribers: set[asyncio.Queue[dict[str, Any]]] = set()
 
     # Events
@@ -216,6 +220,21 @@ class Agent:
             engine.stopping = True
             await asyncio.gather(*(child.stop(grace) for child in engine.children))
 
+    # Interruptions
+
+    def watch_spot(self, name: str, options: Mapping[str, Any]) -> None:
+        """Listen to a spot source; the same one again changes nothing.  Raises `UserError`."""
+        if name not in self._spot:
+            source = cattrs.structure(dict(options), Registry().get("spot-source", name))
+            self._spot[name] = asyncio.create_task(self._listen(name, source))
+
+    async def _listen(self, name: str, source: SpotSource) -> None:
+        try:
+            async for event in source.events((self.name,)):
+                self.emit(event="spot", spot=attrs.asdict(event))
+        except Exception:
+            logger.exception("spot source %s failed", name)
+
     # The node
 
     async def describe(self) -> dict[str, Any]:
@@ -241,6 +260,8 @@ class Agent:
 
     async def close(self) -> None:
         """End every engine, then every store."""
+        for task in self._spot.values():
+            task.cancel()
         await asyncio.gather(*(self.stop_engine(name, 1.0) for name in list(self._engines)))
         await asyncio.gather(*(self.drop_store(gpu) for gpu in list(self._stores)))
 

@@ -95,6 +95,10 @@ class AgentClient:
         answer = await self._call("POST", "/v1/ports", {"host": self.address.host})
         return int(answer["port"])
 
+    async def watch_spot(self, source: str, options: Mapping[str, Any]) -> None:
+        """Have the node listen to a spot source; what it hears comes as events."""
+        await self._call("POST", "/v1/spot", {"source": source, "options": dict(options)})
+
     async def shutdown(self) -> None:
         """Have the agent end, with everything that it started."""
         await self._call("POST", "/v1/shutdown", {})

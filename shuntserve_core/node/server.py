@@ -54,6 +54,7 @@ def make_app(agent: Agent, token: str) -> web.Application:
             web.post("/v1/engines/{engine_id}", _start_engine),
             web.delete("/v1/engines/{engine_id}", _stop_engine),
             web.post("/v1/ports", _free_port),
+            web.post("/v1/spot", _watch_spot),
             web.post("/v1/shutdown", _shutdown),
         ]
     )
@@ -98,6 +99,12 @@ async def _stop_engine(request: web.Request) -> web.Response:
 async def _free_port(request: web.Request) -> web.Response:
     body = await request.json()
     return web.json_response({"port": request.app[_AGENT].free_port(str(body["host"]))})
+
+
+async def _watch_spot(request: web.Request) -> web.Response:
+    body = await request.json()
+    request.app[_AGENT].watch_spot(str(body["source"]), dict(body["options"]))
+    return web.json_response({})
 
 
 async def _shutdown(request: web.Request) -> web.Response:

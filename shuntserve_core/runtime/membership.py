@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,14 @@ class Membership:
 
     def __init__(self, cluster: RunningCluster) -> None:
         self._cluster = cluster
+        self._node_sources: list[tuple[str, dict[str, Any]]] = []
+
+    async def watch_on_nodes(self, source: str, options: Mapping[str, Any]) -> None:
+        """Have every node, now and later, listen to a spot source of its own."""
+        self._node_sources.append((source, dict(options)))
+        for node in self._cluster.nodes.values():
+            if node.agent is not None and node.present:
+                await node.agent.watch_spot(source, options)
 
     async def launch(self, name: str) -> Node:
         """Start a node's agent and take the node in.  Raises `UserError`."""
@@ -47,6 +55,8 @@ class Membership:
         node.agent = agent
         node.machine.to(NodeState.UP, "its agent answers")
         agent.watch(partial(self._on_agent_event, node), partial(self._on_silence, node))
+        for source, options in self._node_sources:
+            await agent.watch_spot(source, options)
         self._cluster.note("node joined", node=node.name)
         return described
 

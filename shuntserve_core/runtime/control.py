@@ -1,0 +1,83 @@
+"""The control plane's own interface: status, and what a person may tell it.
+
+It listens on loopback, and wants a secret that it leaves in the state directory for its owner.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.files import write_private
+from shuntserve_core.runtime.manager import Manager
+from shuntserve_core.types.spot import SpotEvent
+
+CONTROL_FILE = "control.json"
+"""In the state directory: `{"url": ..., "token": ..., "pid": ...}`, readable by its owner."""
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ControlServer:
+    """Serves `manager`; `extra` adds to the status what others know."""
+
+    def __init__(
+        self, manager: Manager, state_dir: Path, extra: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._manager = manager
+        self._file = state_dir / CONTROL_FILE
+        self._extra = extra
+        self._token = secrets.token_urlsafe(32)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> str:
+        """Listen on a free port of loopback; the URL."""
+        app = web.Application(middlewares=[self._guard])
+        app.add_routes([web.get("/v1/status", self._status), web.post("/v1/events", self._event)])
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        text = json.dumps({"url": url, "token": self._token, "pid": os.getpid()})
+        write_private(self._file, text)
+        return url
+
+    async def close(self) -> None:
+        """Stop listening."""
+        self._file.unlink(missing_ok=True)
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+            return web.json_response({"error": "missing or wrong token"}, status=401)
+        try:
+            return await handler(request)
+        except UserError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.json_response({**self._manager.cluster.status(), **self._extra()})
+
+    async def _event(self, request: web.Request) -> web.Response:
+        """`{"node": ..., "kind": ..., "notice": seconds}`: as if a cloud had said so."""
+        body = await request.json()
+        node, kind = str(body["node"]), str(body["kind"])
+        if node not in self._manager.cluster.nodes:
+            known = list(self._manager.cluster.nodes)
+            raise UserError(f"no node is called {node!r}", remedy=did_you_mean(node, known))
+        notice = body.get("notice")
+        deadline = time.time() + float(notice) if notice is not None else None
+        event = SpotEvent(node, kind, deadline, source="admin", enforced=True)
+        self._manager.membership.on_spot_event(event)
+        return web.json_response({})

@@ -1,0 +1,231 @@
+"""`shuntserve serve`: from a configuration to a running cluster, and to its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+from attrs import evolve, frozen
+
+from shuntserve_core.config.build import optimizer_from, plugin_from, problem_from
+from shuntserve_core.config.loader import Config
+from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.interfaces.cloud import SpotSource
+from shuntserve_core.node.client import AgentClient
+from shuntserve_core.runtime.cluster import RunningCluster
+from shuntserve_core.runtime.control import ControlServer
+from shuntserve_core.runtime.dispatcher import Dispatcher
+from shuntserve_core.runtime.manager import Manager
+from shuntserve_core.runtime.places import state_dir_of
+from shuntserve_core.runtime.run import EngineSettings
+from shuntserve_core.types import Cluster, Placement
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 30.0
+"""How long requests under way may take to finish after the first signal."""
+
+
+@frozen
+class Report:
+    """What a person wants to know once it runs."""
+
+    url: str
+    control_url: str
+    placement: Placement | None
+    """None where running engines were adopted."""
+    spares: tuple[str, ...]
+    security: tuple[str, ...]
+
+
+def settings_of(config: Config) -> EngineSettings:
+    """What all engines have in common.  Raises `UserError`."""
+    document, where = config.document, str(config.file)
+    model_dir = document.serve.model_dir or document.model.path
+    if model_dir is None:
+        raise UserError(
+            "the model's tokenizer is not known",
+            where=f"{where}: serve.model_dir",
+            remedy="give the directory with config.json and tokenizer.json",
+        )
+    engine = plugin_from(config, "engine", document.engine)
+    weights = document.weights
+    if engine.needs_weights and weights is None:
+        raise UserError(
+            f"engine {document.engine.name!r} needs weights",
+            where=f"{where}: weights",
+            remedy='add [weights] with store = "..." and model = "BASE/MODEL"',
+        )
+    directory = (config.file.parent / model_dir).resolve()
+    if not (directory / "tokenizer.json").is_file():
+        raise UserError(
+            f"{directory} has no tokenizer.json",
+            where=f"{where}: serve.model_dir",
+            remedy="give the directory with config.json and tokenizer.json",
+        )
+    return EngineSettings(
+        engine=engine,
+        engine_name=document.engine.name,
+        model=config.model,
+        model_dir=str(directory),
+        max_length=document.serve.max_length or config.workload.max_length,
+        max_batch=document.serve.max_batch,
+        kv_bytes=document.serve.kv_bytes,
+        store_url=_store_url(config, weights.store) if weights else "",
+        store_model=weights.model if weights else "",
+    )
+
+
+def _store_url(config: Config, store: str) -> str:
+    return store if "://" in store else str((config.file.parent / store).resolve())
+
+
+def place(config: Config) -> tuple[Placement, tuple[str, ...]]:
+    """The first placement, and the names of the spare nodes.  Raises `UserError`."""
+    spares = dict(config.document.serve.spares)
+    where = f"{config.file}: serve.spares"
+    for name, count in spares.items():
+        if name not in config.cluster.counts:
+            remedy = did_you_mean(name, config.cluster.counts)
+            raise UserError(f"{name!r} is not in the cluster", where=where, remedy=remedy)
+        if count > config.cluster.counts[name]:
+            most = config.cluster.counts[name]
+            raise UserError(f"{count} of {name} are not there", where=where, remedy=f"max. {most}")
+    offers = [
+        evolve(offer, count=offer.count - int(spares.get(offer.instance.name, 0)))
+        for offer in config.cluster.offers
+    ]
+    problem = evolve(problem_from(config), cluster=Cluster(tuple(offers)))
+    placement = optimizer_from(config).place(problem)
+    left = {offer.instance.name: offer.count for offer in offers}
+    names = tuple(
+        f"{name}#{left[name] + index}" for name, count in spares.items() for index in range(count)
+    )
+    return placement, names
+
+
+@contextlib.contextmanager
+def only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory: a second control plane on it would fight the first."""
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (state_dir / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                "a control plane with this state directory is running already",
+                where=str(state_dir),
+                remedy="stop it, or give serve.state_dir another one",
+            ) from None
+        yield
+
+
+async def serve(config: Config, on_ready: Callable[[Report], None]) -> None:
+    """Run until SIGTERM or SIGINT; a second signal ends everything at once."""
+    state_dir = state_dir_of(config)
+    with only_one(state_dir):
+        async with aiohttp.ClientSession() as session:
+            await _Server(config, state_dir, session).run(on_ready)
+
+
+class _Server:
+    """The parts of a control plane, in the order in which they come up and go down."""
+
+    def __init__(self, config: Config, state_dir: Path, session: aiohttp.ClientSession) -> None:
+        document = config.document
+        self._config = config
+        self._state_dir = state_dir
+        settings = settings_of(config)
+        self._launcher = plugin_from(config, "launcher", document.launcher)
+        self._frontdoor = plugin_from(config, "frontdoor", document.frontdoor)
+        self._dispatcher = Dispatcher(
+            plugin_from(config, "balancer", document.balancer),
+            queue=document.serve.queue,
+            queue_seconds=document.serve.queue_seconds,
+            max_length=settings.max_length,
+            features=settings.engine.features,
+        )
+        self._cluster = RunningCluster(
+            config,
+            settings,
+            self._launcher,
+            self._dispatcher,
+            lambda address: AgentClient(address, session),
+        )
+        self._dispatcher.keep_tokens = self._cluster.strategy.migrate
+        self._dispatcher.cluster_status = self._cluster.status
+        self._manager = Manager(self._cluster)
+        self._control = ControlServer(
+            self._manager, state_dir, lambda: {"requests": self._dispatcher.status()}
+        )
+        self._signals = 0
+        self._stop = asyncio.Event()
+
+    async def run(self, on_ready: Callable[[Report], None]) -> None:
+        """Come up, serve, and go down."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        await self._launcher.open(self._state_dir)
+        control_url = await self._control.start()
+        document = self._config.document
+        sources: list[asyncio.Task[None]] = []
+        try:
+            settings = self._cluster.settings
+            name = document.serve.model_name or settings.model.name
+            url = await self._frontdoor.start(self._dispatcher, settings.model_dir, name)
+            coming_up = asyncio.create_task(self._come_up())
+            stopped = asyncio.create_task(self._stop.wait())
+            await asyncio.wait({coming_up, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if coming_up.done():
+                placement, spares = coming_up.result()
+                sources = [asyncio.create_task(self._listen(i)) for i in range(len(document.spot))]
+                security = (
+                    *self._frontdoor.security_posture(),
+                    f"control: {control_url}, loopback only, secret in {self._state_dir}",
+                    *self._launcher.security_posture(),
+                )
+                on_ready(Report(url, control_url, placement, spares, security))
+                await stopped
+            coming_up.cancel()
+            await self._frontdoor.drain(DRAIN_SECONDS)
+        finally:
+            for task in sources:
+                task.cancel()
+            await self._manager.close()
+            await self._control.close()
+
+    async def _come_up(self) -> tuple[Placement | None, tuple[str, ...]]:
+        addresses = await self._launcher.adopt()
+        if addresses:
+            await self._manager.adopt(addresses)
+            return None, ()
+        placement, spares = place(self._config)
+        await self._manager.start(placement.pipelines, spares)
+        return placement, spares
+
+    async def _listen(self, index: int) -> None:
+        table = self._config.document.spot[index]
+        source: SpotSource = plugin_from(self._config, "spot-source", table)
+        if source.on_node:
+            await self._manager.membership.watch_on_nodes(table.name, table.options)
+            return
+        async for event in source.events(tuple(self._cluster.nodes)):
+            if event.kind == "notice" and event.deadline is None:
+                event = evolve(event, deadline=time.time() + table.default_notice)
+            self._manager.membership.on_spot_event(event)
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._stop.set()
+        if self._signals == 2:
+            logger.warning("second signal: ending at once")
+            for task in asyncio.all_tasks():
+                task.cancel()
