@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ FEATURES = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "guided
 class Reply:
     """What the script answers to one request."""
 
-    tokens: tuple[int, ...] = field(default=(), converter=tuple)
+    tokens: tuple[int, ...] = ()
     finish: str = "length"
     error: str = ""
 
@@ -111,7 +112,7 @@ class ScriptedBackend:
         self._schedule()
 
     def _advance(self, request_id: str, running: _Running) -> None:
-        tokens = tuple(t for t, _ in zip(running.rest, range(self.per_step), strict=False))
+        tokens = tuple(islice(running.rest, self.per_step))
         journal = running.journal
         done = len(journal.output) + len(tokens) >= len(running.reply.tokens)
         asked = journal.sampling.logprobs
@@ -180,4 +181,4 @@ class FrontDoorContract:
 
 def fixed(tokens: Sequence[int], finish: str = "stop", error: str = "") -> Script:
     """A script that answers every request with the same tokens."""
-    return lambda journal: Reply(tuple(tokens), finish, error)
+    return lambda _: Reply(tuple(tokens), finish, error)

@@ -14,7 +14,7 @@ class StopStrings:
     What `feed` returns may be sent: it never holds a part of the stop string that ends the text.
     """
 
-    stops: tuple[str, ...] = field(converter=tuple)
+    stops: Sequence[str]
     include: bool = False
     """Whether the stop string itself is part of the text."""
     _held: str = field(default="", init=False)

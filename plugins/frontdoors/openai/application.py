@@ -1,0 +1,174 @@
+"""From an HTTP request to its endpoint, and from whatever happens there to a response."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+from attrs import define, frozen
+
+from shuntserve_plugins.frontdoors.openai import utilities
+from shuntserve_plugins.frontdoors.openai.chat import chat_completions
+from shuntserve_plugins.frontdoors.openai.completions import completions
+from shuntserve_plugins.frontdoors.openai.context import Call, Site
+from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.keys import KeyRing
+from shuntserve_plugins.frontdoors.openai.logs import ACCESS, Entry
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_access = logging.getLogger(ACCESS)
+_errors = logging.getLogger("shuntserve.frontdoor")
+
+
+@frozen
+class Route:
+    """An endpoint; `open` ones need no key."""
+
+    path: str
+    method: str
+    handler: Handler
+    open: bool = False
+
+
+ROUTES = (
+    Route("/v1/chat/completions", "POST", chat_completions),
+    Route("/v1/completions", "POST", completions),
+    Route("/v1/models", "GET", utilities.models),
+    Route("/v1/models/{model}", "GET", utilities.model),
+    Route("/tokenize", "POST", utilities.tokenize),
+    Route("/detokenize", "POST", utilities.detokenize),
+    Route("/health", "GET", utilities.health, open=True),
+    Route("/ready", "GET", utilities.ready, open=True),
+    Route("/metrics", "GET", utilities.metrics_page),
+    Route("/openapi.json", "GET", utilities.openapi),
+)
+_BY_PATH: Mapping[str, Route] = {route.path: route for route in ROUTES}
+
+
+@define(eq=False)
+class Application:
+    """Handles every request of a front door."""
+
+    site: Site
+    keys: KeyRing
+    open_metrics: bool = False
+    cors_origins: frozenset[str] = frozenset()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; errors have one shape, whatever they are."""
+        call = self._call(request)
+        status, endpoint = 499, "unknown"
+        try:
+            route = _BY_PATH.get(request.path) or _with_parameter(request.path)
+            endpoint = route.path if route else "unknown"
+            response = await self._answer(call, route)
+            status = response.status
+        except asyncio.CancelledError:
+            self.site.metrics.disconnects.inc()
+            raise
+        finally:
+            self.site.metrics.answered(endpoint, status)
+            if _access.isEnabledFor(logging.INFO):
+                _access.info("%s", self._entry(call, endpoint, status))
+        return response
+
+    def _call(self, request: web.BaseRequest) -> Call:
+        own = self.site.new_id()
+        theirs = request.headers.get("X-Request-Id")
+        usable = theirs is not None and _REQUEST_ID.fullmatch(theirs) is not None
+        now = asyncio.get_running_loop().time()
+        return Call(self.site, request, own, theirs if theirs and usable else own, now)
+
+    async def _answer(self, call: Call, route: Route | None) -> web.StreamResponse:
+        try:
+            preflight = self._preflight(call.request)
+            response = preflight or await self._dispatch(call, route)
+        except ApiError as error:
+            response = error_response(error)
+            call.log.setdefault("error", error.code or error.type)
+            if not call.request.content.is_eof():  # the rest of the body is not worth reading
+                response.force_close()
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            _errors.exception("request %s failed", call.id)
+            call.log["error"] = "internal_error"
+            response = error_response(ApiError(500, "The server had an error; it is in its log."))
+        if not response.prepared:
+            self._add_headers(call, response)
+        return response
+
+    async def _dispatch(self, call: Call, route: Route | None) -> web.StreamResponse:
+        path, method = call.request.path, call.request.method
+        if route is None:
+            raise ApiError(404, f"There is no {path}.", code="unknown_url")
+        if method != route.method:
+            raise ApiError(
+                405,
+                f"{path} takes {route.method}, not {method}.",
+                code="method_not_allowed",
+                headers={"Allow": route.method},
+            )
+        if not (route.open or (self.open_metrics and path == "/metrics")):
+            call.key = self.keys.find(call.request.headers.get("Authorization"))
+        return await route.handler(call)
+
+    def _preflight(self, request: web.BaseRequest) -> web.Response | None:
+        """The answer to a browser that asks whether a page may call this API."""
+        if request.method != "OPTIONS" or request.headers.get("Origin") not in self.cors_origins:
+            return None
+        headers = {
+            "Access-Control-Allow-Methods": "GET, POST",
+            "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
+            "Access-Control-Max-Age": "600",
+        }
+        return web.Response(status=204, headers=headers)
+
+    def _add_headers(self, call: Call, response: web.StreamResponse) -> None:
+        response.headers["X-Request-Id"] = call.request_id
+        response.headers["Server"] = "shuntserve"
+        origin = call.request.headers.get("Origin") if self.cors_origins else None
+        if origin in self.cors_origins:
+            response.headers["Access-Control-Allow-Origin"] = origin or ""
+            response.headers["Vary"] = "Origin"
+        if self.site.draining:
+            response.force_close()
+
+    def _entry(self, call: Call, endpoint: str, status: int) -> Entry:
+        now = asyncio.get_running_loop().time()
+        return Entry(
+            {
+                "event": "request",
+                "time": self.site.timestamp(),
+                "id": call.id,
+                "request_id": call.request_id,
+                "client": call.request.remote,
+                "key": call.key.key.name if call.key else None,
+                "method": call.request.method,
+                "endpoint": endpoint,
+                "status": status,
+                "duration_ms": round((now - call.started) * 1000, 3),
+                **call.log,
+            }
+        )
+
+
+def _with_parameter(path: str) -> Route | None:
+    prefix = utilities.MODEL_PATH
+    named = path.startswith(prefix) and len(path) > len(prefix)
+    return _BY_PATH["/v1/models/{model}"] if named else None
+
+
+def error_response(error: ApiError) -> web.Response:
+    """An error as a response."""
+    return web.Response(
+        body=error.body(),
+        status=error.status,
+        headers=error.headers,
+        content_type="application/json",
+    )

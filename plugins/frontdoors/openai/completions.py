@@ -1,0 +1,165 @@
+"""`POST /v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+
+from shuntserve_core.text import TextTokenizer
+from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Prompt
+from shuntserve_plugins.frontdoors.openai.context import Call
+from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.generation import Work, respond
+from shuntserve_plugins.frontdoors.openai.logprobs import completion_logprobs
+from shuntserve_plugins.frontdoors.openai.prompts import completion_prompts
+from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
+from shuntserve_plugins.frontdoors.openai.stream import DONE
+from shuntserve_plugins.frontdoors.openai.wire import (
+    CompletionChoice,
+    CompletionRequest,
+    CompletionResponse,
+    Usage,
+)
+
+_decoder = msgspec.json.Decoder(CompletionRequest)
+_json = msgspec.json.encode
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's, for this endpoint alone."""
+
+
+async def completions(call: Call) -> web.StreamResponse:
+    """Continue texts."""
+    body = await call.body(_decoder)
+    call.check_model(body.model)
+    _check(body)
+    tokenizer = call.site.tokenizer
+    special = body.add_special_tokens is not False
+    prompts = await completion_prompts(tokenizer, body.prompt, special=special)
+    served = call.served()
+    most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    work = Work(
+        body,
+        [
+            (
+                Prompt(tuple(ids), _echo(tokenizer, body, index, ids)),
+                sampling_params(
+                    body,
+                    served,
+                    prompt_length=len(ids),
+                    max_tokens=most,
+                    logprobs=body.logprobs,
+                ),
+            )
+            for index, ids in enumerate(prompts)
+        ],
+    )
+    return await respond(call, work, CompletionRenderer(call, body))
+
+
+def _check(body: CompletionRequest) -> None:
+    if body.suffix:
+        raise ApiError(400, "suffix is not supported", param="suffix", code="unsupported_parameter")
+    if body.best_of is not None and body.best_of != body.choices:
+        raise ApiError(400, "best_of must equal n", param="best_of", code="unsupported_parameter")
+    if body.echo and body.logprobs is not None:
+        raise ApiError(
+            400,
+            "echo gives no logprobs of the prompt; ask for one of echo and logprobs",
+            param="echo",
+            code="unsupported_parameter",
+        )
+
+
+def _echo(tokenizer: TextTokenizer, body: CompletionRequest, index: int, ids: Sequence[int]) -> str:
+    """The prompt's text as the client wrote it, or decoded where it gave token ids."""
+    if not body.echo:
+        return ""
+    if isinstance(body.prompt, str):
+        return body.prompt
+    written = body.prompt[index]
+    return written if isinstance(written, str) else tokenizer.decode(ids)
+
+
+class CompletionRenderer:
+    """Writes completions.  What does not change from token to token is encoded once."""
+
+    def __init__(self, call: Call, body: CompletionRequest) -> None:
+        self._tokenizer = call.site.tokenizer
+        self._model = call.site.model
+        self._created = call.site.now()
+        self._id = f"cmpl-{call.id}"
+        opening = _json(
+            {
+                "id": self._id,
+                "object": "text_completion",
+                "created": self._created,
+                "model": self._model,
+            }
+        )
+        self._head = b"data: " + opening[:-1] + b',"choices":['
+        self._usage = body.wants_usage
+        self._tail = (b'],"usage":null}' if self._usage else b"]}") + b"\n\n"
+        self._plain_end = b',"logprobs":null,"finish_reason":null}' + self._tail
+        self._starts: dict[int, bytes] = {}
+        self._offsets: dict[int, int] = {}
+
+    def first(self, choice: Choice) -> bytes:
+        """The event with the prompt, where it is echoed."""
+        echo = choice.prompt.text
+        return self._event(choice.index, echo, None) if echo else b""
+
+    def delta(self, choice: Choice, delta: Delta) -> bytes:
+        """One event, unless there is nothing to show."""
+        if delta.finish is None and not delta.logprobs:
+            if not delta.text:
+                return b""
+            start = self._starts.get(choice.index)
+            if start is None:
+                start = self._head + b'{"index":%d,"text":' % choice.index
+                self._starts[choice.index] = start
+            return start + _json(delta.text) + self._plain_end
+        return self._event(choice.index, delta.text, delta.finish, self._logprobs(choice, delta))
+
+    def _logprobs(self, choice: Choice, delta: Delta) -> bytes:
+        if not delta.logprobs:
+            return b"null"
+        offset = self._offsets.get(choice.index, 0)
+        columns = completion_logprobs(self._tokenizer, delta.tokens, delta.logprobs, offset)
+        self._offsets[choice.index] = columns.text_offset[-1] + len(columns.tokens[-1])
+        return _json(columns)
+
+    def _event(self, index: int, text: str, finish: str | None, logprobs: bytes = b"null") -> bytes:
+        choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (
+            index,
+            _json(text),
+            logprobs,
+            _json(finish),
+        )
+        return self._head + choice + self._tail
+
+    def last(self, usage: Usage) -> bytes:
+        """The token counts, where asked for, and the end mark."""
+        if not self._usage:
+            return DONE
+        return self._head + b'],"usage":' + _json(usage) + b"}\n\n" + DONE
+
+    def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> bytes:
+        """The response in one piece."""
+        choices = [self._choice(choice, collected) for choice, collected in answers]
+        return _json(
+            CompletionResponse(
+                self._id, "text_completion", self._created, self._model, choices, usage
+            )
+        )
+
+    def _choice(self, choice: Choice, collected: Collected) -> CompletionChoice:
+        wanted = choice.journal.sampling.logprobs is not None
+        logprobs = (
+            completion_logprobs(self._tokenizer, collected.tokens, collected.logprobs)
+            if wanted
+            else None
+        )
+        text = choice.prompt.text + collected.text
+        return CompletionChoice(choice.index, text, logprobs, choice.finish or "")

@@ -1,0 +1,204 @@
+"""What endpoints work with: the site (one model behind one door) and the call (one request)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
+from attrs import define, field
+
+from shuntserve_core.errors import did_you_mean
+from shuntserve_core.interfaces.frontdoor import Backend
+from shuntserve_core.text import TextTokenizer
+from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.keys import KeyUse
+from shuntserve_plugins.frontdoors.openai.limits import Limits
+from shuntserve_plugins.frontdoors.openai.metrics import Metrics
+from shuntserve_plugins.frontdoors.openai.sampling import Served
+
+T = TypeVar("T")
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
+_FIELD = re.compile(r"^Object (?P<kind>contains unknown|missing required) field `(?P<name>.*)`$")
+
+
+@define(eq=False)
+class Site:
+    """One model behind one front door."""
+
+    backend: Backend
+    tokenizer: TextTokenizer
+    model: str
+    limits: Limits
+    metrics: Metrics
+    created: int
+    """When the server started, in Unix seconds."""
+    document: bytes = b""
+    """The OpenAPI document."""
+    draining: bool = False
+    abort: set[Callable[[ApiError], None]] = field(factory=set)
+    """Enders of the generations under way."""
+    idle: asyncio.Event = field(factory=asyncio.Event)
+    """Set while nothing is being generated."""
+    _working: int = field(default=0, init=False)
+    _prefix: str = field(factory=lambda: secrets.token_hex(6), init=False)
+    _numbers: Iterator[int] = field(factory=itertools.count, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.idle.set()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """For as long as something is generated; raises `ApiError` 503 while draining."""
+        if self.draining:
+            raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+        self._working += 1
+        self.idle.clear()
+        self.metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self.metrics.in_flight.dec()
+            self._working -= 1
+            if not self._working:
+                self.idle.set()
+
+    @staticmethod
+    def now() -> int:
+        """Unix seconds."""
+        return int(time.time())
+
+    @staticmethod
+    def timestamp() -> str:
+        """The time for a log."""
+        return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    def new_id(self) -> str:
+        """An id that no other request of any server has."""
+        return f"{self._prefix}{next(self._numbers):08x}"
+
+
+@define(eq=False)
+class Call:
+    """One HTTP request."""
+
+    site: Site
+    request: web.BaseRequest
+    id: str
+    """Ours, unique; also of the journal."""
+    request_id: str
+    """The client's `X-Request-Id`, or ours."""
+    started: float
+    """Loop time of arrival."""
+    key: KeyUse | None = None
+    log: dict[str, Any] = field(factory=dict)
+    """Further fields of the access log; nothing that a client wrote as text."""
+
+    def served(self) -> Served:
+        """What the request can be checked against."""
+        site = self.site
+        return Served(
+            site.tokenizer,
+            site.backend.features,
+            site.backend.max_length,
+            self.key.key.max_tokens if self.key else 0,
+            site.tokenizer.defaults if site.limits.model_defaults else {},
+        )
+
+    def check_model(self, name: str | None) -> None:
+        """Raise `ApiError` 404 if another model is asked for."""
+        if name is not None and name != self.site.model:
+            raise ApiError(
+                404,
+                f"The model {name!r} does not exist; this server has {self.site.model!r}.",
+                param="model",
+                code="model_not_found",
+            )
+
+    async def body(self, decoder: msgspec.json.Decoder[T]) -> T:
+        """Read and validate the request body."""
+        if self.request.content_type != "application/json":
+            raise ApiError(
+                415, "Send the body as JSON, with the header Content-Type: application/json."
+            )
+        return decode(decoder, await self._read())
+
+    async def _read(self) -> bytes:
+        limits, request = self.site.limits, self.request
+        too_large = ApiError(
+            413, f"The body is larger than {limits.body_bytes} bytes.", code="body_too_large"
+        )
+        if (request.content_length or 0) > limits.body_bytes:
+            raise too_large
+        if request.content.is_eof():  # most bodies come with their headers
+            return await request.read()
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                return await request.read()
+        except TimeoutError:
+            raise ApiError(
+                408, f"The body did not come within {limits.body_seconds:g} seconds."
+            ) from None
+        except HTTPRequestEntityTooLarge:
+            raise too_large from None
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """For as long as something is generated; raises `ApiError` where there is no room."""
+        with self.site.working():
+            if self.key is None:
+                yield
+                return
+            self.key.enter(self.started)
+            try:
+                yield
+            finally:
+                self.key.leave()
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """A body as its type; raises `ApiError` 400 that names the field."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), decoder.type) from None
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        reason = str(error) if isinstance(error, msgspec.DecodeError) else "not UTF-8"
+        if isinstance(error, RecursionError):
+            reason = "nested too deeply"
+        raise ApiError(400, f"The body is not JSON: {reason}.", code="invalid_json") from None
+
+
+def _invalid(message: str, wanted: Any) -> ApiError:
+    place = _PLACE.match(message)
+    what, where = (place["what"], place["where"]) if place else (message, None)
+    match = _FIELD.match(what)
+    if match is None:
+        shown = f"{where}: {what}" if where else what
+        return ApiError(400, f"{shown}.", param=where, code="invalid_value")
+    name = f"{where}.{match['name']}" if where else match["name"]
+    if match["kind"].startswith("missing"):
+        return ApiError(
+            400,
+            f"Missing required parameter: {name!r}.",
+            param=name,
+            code="missing_required_parameter",
+        )
+    fields = [known.name for known in msgspec.structs.fields(wanted)]
+    return ApiError(
+        400,
+        f"Unknown parameter: {name!r}; {did_you_mean(match['name'], fields)}.",
+        param=name,
+        code="unknown_parameter",
+    )

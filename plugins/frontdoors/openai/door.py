@@ -1,0 +1,199 @@
+"""The plugin: an OpenAI-compatible HTTP server over a running cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import resource
+import ssl
+import time
+from contextlib import suppress
+
+from attrs import define, evolve, field
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.frontdoor import Backend
+from shuntserve_core.text import load_tokenizer
+from shuntserve_plugins.frontdoors.openai.application import Application
+from shuntserve_plugins.frontdoors.openai.connection import ConnectionServer
+from shuntserve_plugins.frontdoors.openai.context import Site
+from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.keys import ApiKey, KeyRing
+from shuntserve_plugins.frontdoors.openai.limits import Limits
+from shuntserve_plugins.frontdoors.openai.logs import ACCESS, access_handler
+from shuntserve_plugins.frontdoors.openai.metrics import Metrics
+from shuntserve_plugins.frontdoors.openai.openapi import document
+
+BACKLOG = 4096
+SPARE_FILES = 256
+"""File descriptors that are not for clients."""
+GOODBYE_SECONDS = 2.0
+"""For last events to leave, after the deadline of a drain."""
+
+
+@define(eq=False)
+class OpenAIFrontDoor:
+    """`[frontdoor]` with `name = "openai"`."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` and `::` are every address of this machine."""
+    port: int = 8000
+    """0 takes a free one."""
+    api_keys: tuple[ApiKey, ...] = ()
+    """Keys that clients must present; none lets everybody in."""
+    limits: Limits = field(factory=Limits)
+    """Sizes, times and connections."""
+    open_metrics: bool = False
+    """Whether `/metrics` needs no key."""
+    cors_origins: tuple[str, ...] = ()
+    """Web origins (`https://example.org`) whose pages may call this API."""
+    tls_certificate: str = ""
+    """File with the certificate chain, in PEM; with it the server speaks HTTPS only."""
+    tls_key: str = ""
+    """File with the certificate's private key, in PEM."""
+    chat_template: str = ""
+    """File with a Jinja template to use instead of the model's own."""
+    access_log: str = ""
+    """`stderr`, `stdout` or a file for one JSON line a request; empty leaves it to logging."""
+    _site: Site | None = field(default=None, init=False)
+    _server: ConnectionServer | None = field(default=None, init=False)
+    _listener: asyncio.Server | None = field(default=None, init=False)
+    _log_handler: logging.Handler | None = field(default=None, init=False)
+
+    async def start(self, backend: Backend, model_dir: str, model_name: str) -> str:
+        """Listen, and return the base URL.
+
+        Raises `UserError` for a bad tokenizer, key or certificate, or a port that is taken.
+        """
+        keys = KeyRing(self.api_keys)
+        tls = self._tls()
+        tokenizer = await asyncio.to_thread(load_tokenizer, model_dir, template=self.chat_template)
+        limits = evolve(self.limits, connections=_possible_connections(self.limits.connections))
+        metrics = Metrics(backend)
+        site = self._site = Site(
+            backend,
+            tokenizer,
+            model_name,
+            limits,
+            metrics,
+            int(time.time()),
+            document(with_keys=bool(keys)),
+        )
+        origins = frozenset(self.cors_origins)
+        application = Application(site, keys, self.open_metrics, origins)
+        self._server = ConnectionServer(application.handle, limits, metrics)
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(
+                self._server, self.host, self.port, ssl=tls, backlog=BACKLOG
+            )
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {self.host} port {self.port}: {error.strerror or error}",
+                where="frontdoor",
+                remedy="choose another port (0 takes a free one)",
+            ) from error
+        self._start_log()
+        return self._url(self._listener.sockets[0].getsockname()[1])
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if not self.tls_certificate:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self.tls_certificate, self.tls_key or None)
+        except OSError as error:
+            raise UserError(
+                f"cannot use the certificate: {error}", where="frontdoor.tls_certificate"
+            ) from error
+        return context
+
+    def _start_log(self) -> None:
+        self._log_handler = access_handler(self.access_log)
+        if self._log_handler is not None:
+            logger = logging.getLogger(ACCESS)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+            logger.addHandler(self._log_handler)
+
+    def _url(self, port: int) -> str:
+        scheme = "https" if self.tls_certificate else "http"
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+        return f"{scheme}://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{port}"
+
+    async def drain(self, deadline: float) -> None:
+        """Answer no new request, finish those under way within `deadline` seconds, then close.
+
+        Meanwhile `/ready` and new requests get 503.  What is not finished in time ends with an
+        error event, never with `[DONE]`.
+        """
+        site, server, listener = self._site, self._server, self._listener
+        if site is None or server is None or listener is None:
+            return
+        site.draining = True
+        await _until_idle(site, deadline)
+        gone = ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
+        for end in list(site.abort):
+            end(gone)
+        await _until_idle(site, GOODBYE_SECONDS)
+        listener.close()
+        await server.shutdown(GOODBYE_SECONDS)
+        await listener.wait_closed()
+        self._stop_log()
+
+    def _stop_log(self) -> None:
+        if self._log_handler is not None:
+            logging.getLogger(ACCESS).removeHandler(self._log_handler)
+            self._log_handler.close()
+            self._log_handler = None
+
+    def security_posture(self) -> list[str]:
+        """Every open surface, and how to close it; one line each."""
+        here = f"{self.host}:{self.port}"
+        public = not _is_loopback(self.host)
+        lines = []
+        if public:
+            lines.append(f'{here} is open to the network; host = "127.0.0.1" keeps it local')
+        if not self.api_keys:
+            lines.append(
+                f"no API key: whoever reaches {here} can use the model; add [[frontdoor.api_keys]]"
+            )
+        else:
+            names = ", ".join(key.name for key in self.api_keys)
+            lines.append(f"API keys: {names}; /health and /ready need none")
+        if not self.tls_certificate:
+            remedy = "set tls_certificate and tls_key, or put a TLS proxy before it"
+            lines.append(f"plain HTTP: prompts and keys can be read on the way; {remedy}")
+        if self.open_metrics or not self.api_keys:
+            lines.append("/metrics is open; it shows counts, never text (open_metrics, api_keys)")
+        if self.cors_origins:
+            origins = ", ".join(self.cors_origins)
+            lines.append(f"web pages of {origins} may call the API; cors_origins = [] stops them")
+        return lines
+
+
+async def _until_idle(site: Site, seconds: float) -> None:
+    """Wait until nothing is generated any more, or the time is up."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await site.idle.wait()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _possible_connections(wanted: int) -> int:
+    """As many connections as the limit on open files allows, once it is raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, raised), hard))
+        soft = max(soft, raised)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - SPARE_FILES))

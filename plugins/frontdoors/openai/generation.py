@@ -1,0 +1,231 @@
+"""The life of a generation: submit every choice, wait, and leave nothing running behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from aiohttp import web
+from attrs import frozen
+
+from shuntserve_core.interfaces.frontdoor import Refused
+from shuntserve_core.journal import Journal
+from shuntserve_core.text import StopStrings
+from shuntserve_core.types.request import SamplingParams
+from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Emit, Prompt
+from shuntserve_plugins.frontdoors.openai.context import Call
+from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.sampling import choice_seed
+from shuntserve_plugins.frontdoors.openai.stream import EventStream
+from shuntserve_plugins.frontdoors.openai.wire import Sampling, Usage
+
+
+class Renderer(Protocol):
+    """How an endpoint writes answers."""
+
+    def first(self, choice: Choice) -> bytes:
+        """Events before a choice's first delta."""
+        ...
+
+    def delta(self, choice: Choice, delta: Delta) -> bytes:
+        """Events for one delta; none if it shows nothing."""
+        ...
+
+    def last(self, usage: Usage) -> bytes:
+        """Events that end a complete stream."""
+        ...
+
+    def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> bytes:
+        """The body of a response in one piece."""
+        ...
+
+
+@frozen
+class Work:
+    """What is to be generated: every prompt with its parameters, `body.choices` times."""
+
+    body: Sampling
+    prompts: Sequence[tuple[Prompt, SamplingParams]]
+
+    def usage(self, choices: Sequence[Choice]) -> Usage:
+        """Exact counts; a prompt counts once, however many answers it has."""
+        prompt = sum(len(prompt.tokens) for prompt, _ in self.prompts)
+        completion = sum(choice.counted for choice in choices)
+        return Usage(prompt, completion, prompt + completion)
+
+
+class Generation:
+    """All choices of one request, as one thing that ends once."""
+
+    def __init__(self, call: Call, work: Work, emit: Emit) -> None:
+        self._call = call
+        self._backend = call.site.backend
+        self._emit = emit
+        self._unfinished = 0
+        self.first_at: float | None = None
+        self.error: ApiError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self.choices = [
+            self._choice(work.body, prompt, params, index)
+            for prompt, params in work.prompts
+            for index in range(work.body.choices)
+        ]
+
+    def _choice(self, body: Sampling, prompt: Prompt, params: SamplingParams, index: int) -> Choice:
+        number = self._unfinished
+        self._unfinished += 1
+        journal = Journal(
+            id=f"{self._call.id}-{number}" if number else self._call.id,
+            prompt=prompt.tokens,
+            sampling=choice_seed(params, index),
+        )
+        stops = body.stops
+        skip = body.skip_special_tokens is not False
+        return Choice(
+            number,
+            prompt,
+            journal,
+            self._call.site.tokenizer.detokenizer(prompt.tokens, skip_special_tokens=skip),
+            StopStrings(stops, bool(body.include_stop_str_in_output)) if stops else None,
+            self._on_delta,
+            self._backend.cancel,
+        )
+
+    def _on_delta(self, choice: Choice, delta: Delta) -> None:
+        if delta.finish == "error":
+            detail = f": {delta.error}" if delta.error else ""
+            self.fail(
+                ApiError(
+                    503,
+                    f"The request could not be completed{detail}.",
+                    code="generation_failed",
+                    retry_after=1,
+                )
+            )
+            return
+        if self.first_at is None and delta.tokens:
+            self.first_at = self._loop.time()
+        if delta.finish is not None:
+            self._unfinished -= 1
+        self._emit(choice, delta)
+        if not self._unfinished and not self._over.done():
+            self._over.set_result(None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice has come to its end."""
+        return not self._unfinished
+
+    def submit(self) -> None:
+        """Hand every choice to the cluster; raises `ApiError` if it takes one of them not."""
+        try:
+            for choice in self.choices:
+                self._backend.submit(choice.journal, choice)
+        except Refused as refused:
+            self.cancel()
+            raise ApiError.of(refused) from refused
+
+    def fail(self, error: ApiError) -> None:
+        """End all choices with an error."""
+        if self._over.done():
+            return
+        self.error = error
+        self.cancel()
+        self._over.set_result(None)
+
+    def cancel(self) -> None:
+        """Stop what still runs."""
+        for choice in self.choices:
+            if choice.finish in (None, "error"):
+                choice.finish = "cancelled"
+                self._backend.cancel(choice.journal.id)
+
+    async def wait(self) -> None:
+        """Until the generation is over; whoever waits is cancelled when the client goes."""
+        seconds = self._call.site.limits.request_seconds
+        late = ApiError(408, f"The request took more than {seconds:g} seconds.", code="timeout")
+        timer = self._loop.call_later(seconds, self.fail, late)
+        abort = self._call.site.abort
+        abort.add(self.fail)
+        try:
+            await self._over
+        finally:
+            timer.cancel()
+            abort.discard(self.fail)
+            self.cancel()
+
+
+async def respond(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
+    """Generate, and answer as a stream or in one piece."""
+    if len(work.prompts) * work.body.choices > call.site.limits.choices:
+        most = call.site.limits.choices
+        raise ApiError(400, f"More than {most} answers in one request.", param="n")
+    with call.working():
+        if work.body.stream:
+            return await _stream(call, work, renderer)
+        return await _whole(call, work, renderer)
+
+
+async def _whole(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
+    answers: dict[Choice, Collected] = {}
+    generation = Generation(call, work, lambda choice, delta: answers[choice].add(delta))
+    answers.update((choice, Collected()) for choice in generation.choices)
+    await _run(call, work, generation)
+    if generation.error is not None:
+        raise generation.error
+    body = renderer.whole(list(answers.items()), work.usage(generation.choices))
+    return web.Response(body=body, content_type="application/json")
+
+
+async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
+    stream = EventStream(call.request, {"X-Request-Id": call.request_id})
+    begun: set[Choice] = set()
+
+    def emit(choice: Choice, delta: Delta) -> None:
+        events = renderer.delta(choice, delta)
+        if choice not in begun:
+            begun.add(choice)
+            events = renderer.first(choice) + events
+        if generation.complete:
+            stream.end(events + renderer.last(work.usage(generation.choices)))
+        elif events:
+            stream.send(events)
+
+    generation = Generation(call, work, emit)
+    await _run(call, work, generation)
+    if generation.error is not None:
+        if not begun:
+            raise generation.error
+        call.log["error"] = generation.error.code
+        stream.end(b"data: " + generation.error.body() + b"\n\n")
+    return stream
+
+
+async def _run(call: Call, work: Work, generation: Generation) -> None:
+    """Submit and wait, and count whatever came of it."""
+    generation.submit()
+    try:
+        await generation.wait()
+    finally:
+        _account(call, work, generation)
+
+
+def _account(call: Call, work: Work, generation: Generation) -> None:
+    usage = work.usage(generation.choices)
+    metrics = call.site.metrics
+    metrics.prompt_tokens.inc(usage.prompt_tokens)
+    metrics.completion_tokens.inc(usage.completion_tokens)
+    now = asyncio.get_running_loop().time()
+    metrics.duration.observe(now - call.started)
+    call.log.update(
+        stream=bool(work.body.stream),
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        finish=generation.choices[0].finish,
+    )
+    if generation.first_at is not None:
+        wait = generation.first_at - call.started
+        metrics.first_token.observe(wait)
+        call.log["first_token_ms"] = round(wait * 1000, 3)

@@ -1,0 +1,169 @@
+"""API keys: kept as SHA-256 hashes, compared in constant time, each with its own limits."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from attrs import define, field, frozen
+from attrs.validators import ge
+
+from shuntserve_core.errors import UserError
+from shuntserve_plugins.frontdoors.openai.errors import ApiError
+
+MIN_LENGTH = 20
+MIN_DISTINCT = 8
+_PLACEHOLDERS = ("", "EMPTY", "changeme", "key", "none", "password", "secret", "sk-1234", "test")
+_REMEDY = "make one with `openssl rand -hex 24`"
+
+
+@frozen
+class ApiKey:
+    """A key that clients may present, from exactly one of `sha256`, `env` and `file`."""
+
+    name: str
+    """Shown in logs and metrics instead of the key."""
+    sha256: str = ""
+    """SHA-256 of the key, in hexadecimal."""
+    env: str = ""
+    """Environment variable that holds the key itself."""
+    file: str = ""
+    """File that holds the key itself."""
+    max_in_flight: int = field(default=0, validator=ge(0))
+    """Requests at once; 0 is no limit."""
+    requests_per_minute: int = field(default=0, validator=ge(0))
+    """0 is no limit."""
+    max_tokens: int = field(default=0, validator=ge(0))
+    """Tokens of output in one request; 0 is no limit."""
+
+    def digest(self) -> bytes:
+        """SHA-256 of the key; raises `UserError` where it is missing or easy to guess."""
+        where = f"frontdoor.api_keys ({self.name})"
+        given = [source for source in (self.sha256, self.env, self.file) if source]
+        if len(given) != 1:
+            raise UserError("give exactly one of sha256, env and file", where=where)
+        if self.sha256:
+            return _parse_digest(self.sha256, where)
+        key = os.environ.get(self.env, "") if self.env else _read(self.file, where)
+        if not key:
+            raise UserError(f"the environment variable {self.env} is empty", where=where)
+        if len(key) < MIN_LENGTH or len(set(key)) < MIN_DISTINCT:
+            raise UserError(
+                f"the key is too easy to guess: it needs {MIN_LENGTH} characters, "
+                f"{MIN_DISTINCT} of them different",
+                where=where,
+                remedy=_REMEDY,
+            )
+        return hashlib.sha256(key.encode()).digest()
+
+
+def _read(file: str, where: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}", where=where) from error
+
+
+def _parse_digest(text: str, where: str) -> bytes:
+    try:
+        digest = bytes.fromhex(text)
+    except ValueError:
+        digest = b""
+    if len(digest) != hashlib.sha256().digest_size:
+        raise UserError("sha256 is not 64 hexadecimal digits", where=where)
+    if any(hashlib.sha256(word.encode()).digest() == digest for word in _PLACEHOLDERS):
+        raise UserError("this is the hash of a placeholder", where=where, remedy=_REMEDY)
+    return digest
+
+
+@define(eq=False)
+class KeyUse:
+    """A key and what it is being used for right now."""
+
+    key: ApiKey
+    digest: bytes
+    in_flight: int = 0
+    _allowance: float = field(init=False)
+    _checked_at: float = field(default=0.0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._allowance = float(self.key.requests_per_minute)
+
+    def enter(self, now: float) -> None:
+        """Count a request in; raises `ApiError` 429 where the key has no room for it."""
+        key = self.key
+        if key.max_in_flight and self.in_flight >= key.max_in_flight:
+            raise ApiError(
+                429,
+                f"This API key may have {key.max_in_flight} requests in flight.",
+                code="too_many_in_flight",
+                retry_after=1,
+            )
+        if key.requests_per_minute:
+            self._take_turn(now, key.requests_per_minute)
+        self.in_flight += 1
+
+    def _take_turn(self, now: float, per_minute: int) -> None:
+        """A bucket that holds a minute's requests and fills steadily."""
+        gained = (now - self._checked_at) * per_minute / 60
+        self._allowance = min(per_minute, self._allowance + gained)
+        self._checked_at = now
+        if self._allowance < 1:
+            raise ApiError(
+                429,
+                f"This API key may make {per_minute} requests a minute.",
+                code="rate_limit_exceeded",
+                retry_after=(1 - self._allowance) * 60 / per_minute,
+            )
+        self._allowance -= 1
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self.in_flight -= 1
+
+
+class KeyRing:
+    """Every key that is known; an empty ring lets everybody in."""
+
+    def __init__(self, keys: Iterable[ApiKey], clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises `UserError` for a key that cannot be read or is weak."""
+        self._uses = [KeyUse(key, key.digest()) for key in keys]
+        names = [use.key.name for use in self._uses]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"two keys are called {name!r}", where="frontdoor.api_keys")
+        self.clock = clock
+
+    def __bool__(self) -> bool:
+        """Whether a key is needed."""
+        return bool(self._uses)
+
+    def find(self, authorization: str | None) -> KeyUse | None:
+        """The key of an `Authorization` header; None if none is needed.
+
+        Raises `ApiError` 401 if one is needed and this is not it.
+        """
+        if not self._uses:
+            return None
+        scheme, _, key = (authorization or "").partition(" ")
+        found = None
+        if scheme.lower() == "bearer":
+            digest = hashlib.sha256(key.strip().encode("utf-8", "surrogateescape")).digest()
+            for use in self._uses:  # all of them: the time says nothing of which one it was
+                if hmac.compare_digest(use.digest, digest):
+                    found = use
+        if found is None:
+            raise ApiError(
+                401,
+                "Incorrect API key provided."
+                if key
+                else "You did not provide an API key: "
+                "use an Authorization header with 'Bearer' and the key.",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return found

@@ -1,0 +1,173 @@
+"""The OpenAPI 3.1 document, made from the types that requests are validated with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from attrs import frozen
+
+from shuntserve_core import __version__
+from shuntserve_plugins.frontdoors.openai import wire
+from shuntserve_plugins.frontdoors.openai.errors import ErrorBody
+
+_EVENTS = "text/event-stream"
+_JSON = "application/json"
+_ERRORS = {
+    400: "The request is not valid",
+    401: "An API key is missing or wrong",
+    404: "There is no such model or path",
+    405: "The path takes another method",
+    408: "The request did not arrive, or was not answered, in time",
+    413: "The body is too large",
+    415: "The body is not JSON",
+    431: "The headers are too large",
+    429: "Too many requests; see the header Retry-After",
+    500: "The server failed",
+    503: "The cluster cannot take the request; see the header Retry-After",
+}
+
+
+@frozen
+class Operation:
+    """One path and method, in the words of the document."""
+
+    path: str
+    method: str
+    name: str
+    summary: str
+    answer: Any
+    """A wire type, or a media type of text."""
+    body: Any = None
+    parameters: Sequence[dict[str, Any]] = ()
+    streams: bool = False
+    unready: Any = None
+    """Type of the body of a 503, where that is no error."""
+
+
+_MODEL_PARAMETER = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1},
+}
+
+OPERATIONS = (
+    Operation(
+        "/v1/chat/completions",
+        "post",
+        "createChatCompletion",
+        "Answer a chat",
+        wire.ChatResponse,
+        wire.ChatRequest,
+        streams=True,
+    ),
+    Operation(
+        "/v1/completions",
+        "post",
+        "createCompletion",
+        "Continue texts",
+        wire.CompletionResponse,
+        wire.CompletionRequest,
+        streams=True,
+    ),
+    Operation("/v1/models", "get", "listModels", "The model that is served", wire.ModelList),
+    Operation(
+        "/v1/models/{model}",
+        "get",
+        "retrieveModel",
+        "The model by its name",
+        wire.Model,
+        parameters=(_MODEL_PARAMETER,),
+    ),
+    Operation(
+        "/tokenize",
+        "post",
+        "tokenize",
+        "Tokens of a text or a chat",
+        wire.TokenizeResponse,
+        wire.TokenizeRequest,
+    ),
+    Operation(
+        "/detokenize",
+        "post",
+        "detokenize",
+        "Text of tokens",
+        wire.DetokenizeResponse,
+        wire.DetokenizeRequest,
+    ),
+    Operation("/health", "get", "health", "Whether the process is well", wire.Health),
+    Operation(
+        "/ready",
+        "get",
+        "ready",
+        "Whether requests are welcome",
+        wire.Health,
+        unready=wire.Health,
+    ),
+    Operation("/metrics", "get", "metrics", "Metrics for Prometheus", "text/plain"),
+    Operation("/openapi.json", "get", "openapi", "This document", dict[str, Any]),
+)
+
+
+def document(*, with_keys: bool) -> bytes:
+    """The document as JSON; `with_keys` says that most paths need an API key."""
+    types = [ErrorBody]
+    for operation in OPERATIONS:
+        types += [t for t in (operation.answer, operation.body) if not isinstance(t, str) and t]
+    schemas, components = msgspec.json.schema_components(
+        types, ref_template="#/components/schemas/{name}"
+    )
+    schema_of = dict(zip(map(str, types), schemas, strict=True))
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        described = _operation(operation, schema_of)
+        if with_keys and operation.path not in ("/health", "/ready"):
+            described["security"] = [{"key": []}]
+        paths.setdefault(operation.path, {})[operation.method] = described
+    whole: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "shuntserve",
+            "version": __version__,
+            "description": "The OpenAI API over a cluster of pipelines.",
+        },
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    if with_keys:
+        scheme = {"type": "http", "scheme": "bearer"}
+        whole["components"]["securitySchemes"] = {"key": scheme}
+    return msgspec.json.encode(whole)
+
+
+def _operation(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
+    error = {_JSON: {"schema": schema_of[str(ErrorBody)]}}
+    responses = {
+        str(status): {"description": text, "content": error} for status, text in _ERRORS.items()
+    }
+    responses["200"] = {"description": "Success", "content": _content(operation, schema_of)}
+    if operation.unready is not None:
+        health = {_JSON: {"schema": schema_of[str(operation.unready)]}}
+        responses["503"] = {"description": "Not ready", "content": health}
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "responses": dict(sorted(responses.items())),
+    }
+    if operation.parameters:
+        described["parameters"] = list(operation.parameters)
+    if operation.body is not None:
+        schema = schema_of[str(operation.body)]
+        described["requestBody"] = {"required": True, "content": {_JSON: {"schema": schema}}}
+    return described
+
+
+def _content(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(operation.answer, str):
+        return {operation.answer: {"schema": {"type": "string"}}}
+    content = {_JSON: {"schema": schema_of[str(operation.answer)]}}
+    if operation.streams:
+        content[_EVENTS] = {"schema": {"type": "string"}}
+    return content

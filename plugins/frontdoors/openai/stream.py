@@ -1,0 +1,88 @@
+"""Server-sent events, written straight to the socket.
+
+A stream is one HTTP response in chunked coding.  Events that come within one turn of the event loop
+leave in one write, and no task or queue stands between an engine's step and the socket.  The
+response's head leaves with the first event, so that what fails before is an ordinary error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+
+DONE = b"data: [DONE]\n\n"
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class EventStream(web.StreamResponse):
+    """A response of events; `send` from any callback on the loop, then `end` once."""
+
+    def __init__(self, request: web.BaseRequest, headers: Mapping[str, str]) -> None:
+        super().__init__(headers=headers)
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self._chunked_coding = request.version >= HttpVersion11
+        self._pending: list[bytes] = []
+        self._flush_due = False
+        self.started = False
+        """Whether anything was written."""
+        self.ended = False
+        self._keep_alive = request.keep_alive and self._chunked_coding
+
+    def send(self, events: bytes) -> None:
+        """Queue whole events; they leave at the end of this turn of the loop."""
+        self._pending.append(events)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def end(self, events: bytes = b"") -> None:
+        """Send the last events and complete the response."""
+        self.ended = True
+        self.send(events)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        transport = self._request.transport
+        events = b"".join(self._pending)
+        self._pending.clear()
+        if transport is None or transport.is_closing():
+            return
+        if self._chunked_coding:
+            framed = b"%x\r\n%b\r\n" % (len(events), events) if events else b""
+            events = framed + _LAST_CHUNK if self.ended else framed
+        if not self.started:
+            self.started = True
+            events = self._head() + events
+        transport.write(events)
+
+    def _head(self) -> bytes:
+        lines = [
+            f"HTTP/1.1 {HTTPStatus.OK.value} OK",
+            "Content-Type: text/event-stream; charset=utf-8",
+            "Cache-Control: no-cache",
+            "X-Accel-Buffering: no",
+            *(f"{name}: {value}" for name, value in self.headers.items()),
+            "Transfer-Encoding: chunked" if self._chunked_coding else "Connection: close",
+        ]
+        if self._chunked_coding and not self._keep_alive:
+            lines.append("Connection: close")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Nothing is left to prepare: the head leaves with the first events."""
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Make sure that the last events are with the transport before the next request."""
+        if self._flush_due:
+            self._flush()
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the head is out."""
+        return self.started

@@ -1,0 +1,336 @@
+"""Request and response bodies as types.
+
+Validation, error texts and the OpenAPI document are all made from these.  Every optional field
+may be null, which means the default, as at OpenAI.  A name that is not here is an error: a
+misspelt parameter that silently does nothing costs its user a day.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+MAX_LOGPROBS = 20
+MAX_STOPS = 4
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
+Stop = Annotated[str, Meta(min_length=1, max_length=1024)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, Meta(ge=1, lt=2**31)]
+
+
+class StreamOptions(Struct):
+    """What a stream carries besides text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+    """Accepted and without effect."""
+
+
+class Sampling(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What chat and completions have in common."""
+
+    model: Annotated[str, Meta(max_length=1024)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
+    seed: Seed | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    user: str | None = None
+    """Accepted and without effect."""
+
+    # Beyond OpenAI, under the names that vLLM uses.
+    top_k: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
+    min_p: Probability | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+
+    @property
+    def choices(self) -> int:
+        """Answers wanted for each prompt."""
+        return self.n or 1
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings, however they were written."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with its token counts."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class TextPart(Struct, tag_field="type", tag="text"):
+    """A piece of a message."""
+
+    text: str
+
+
+class FunctionCall(Struct):
+    """A function that the model called."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct):
+    """A call in the history of a chat."""
+
+    function: FunctionCall
+    id: str = ""
+    type: Literal["function"] = "function"
+
+
+class Message(Struct, omit_defaults=True):
+    """One message of a chat.  Fields that are not known here are not shown to the template."""
+
+    role: Annotated[str, Meta(min_length=1, max_length=64)]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class Function(Struct, omit_defaults=True):
+    """What the model may call; `parameters` is a JSON schema."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct):
+    """A tool; there is no other kind than functions."""
+
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class FunctionName(Struct):
+    """A function, named."""
+
+    name: str
+
+
+class NamedTool(Struct):
+    """The one function that must be called."""
+
+    function: FunctionName
+    type: Literal["function"] = "function"
+
+
+class JsonSchema(Struct):
+    """A JSON schema that the answer must fit."""
+
+    name: str = ""
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct):
+    """What shape the answer must have."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class ChatRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    store: bool | None = None
+    """Accepted and without effect, as are the four below."""
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class CompletionRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /v1/completions`."""
+
+    prompt: str | list[str | TokenId | list[TokenId]]
+    """A text, token ids, or a list of either."""
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
+    suffix: str | None = None
+    add_special_tokens: bool | None = None
+
+
+class TokenizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /tokenize`: a `prompt`, or the `messages` of a chat."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of `POST /detokenize`."""
+
+    tokens: list[TokenId]
+    model: str | None = None
+
+
+class TokenizeResponse(Struct):
+    """The tokens of a prompt."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeResponse(Struct):
+    """The text of some tokens."""
+
+    prompt: str
+
+
+class Usage(Struct):
+    """Token counts.  The end token that a model generates counts as generated."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class TopLogprob(Struct):
+    """A token that could have been chosen."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprobs(Struct):
+    """A chosen token, and the most probable ones at its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Struct):
+    """Logprobs of an answer's tokens."""
+
+    content: list[TokenLogprobs]
+    refusal: None = None
+
+
+class ResponseMessage(Struct, omit_defaults=True):
+    """The answer."""
+
+    content: str | None
+    refusal: None
+    role: Literal["assistant"] = msgspec.field(default_factory=lambda: "assistant")
+    tool_calls: list[ToolCall] = []
+
+
+FinishReason = Annotated[str, Meta(pattern="^(stop|length|tool_calls)$")]
+
+
+class ChatChoice(Struct):
+    """One answer of a chat."""
+
+    index: int
+    message: ResponseMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class ChatResponse(Struct):
+    """Body of an answer to `POST /v1/chat/completions`."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class CompletionLogprobs(Struct):
+    """Logprobs in the form of the older endpoint."""
+
+    text_offset: list[int]
+    token_logprobs: list[float]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float]]
+
+
+class CompletionChoice(Struct):
+    """One answer to one prompt."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason
+
+
+class CompletionResponse(Struct):
+    """Body of an answer to `POST /v1/completions`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class Model(Struct):
+    """The model that is served."""
+
+    id: str
+    created: int
+    max_model_len: int
+    object: Literal["model"] = "model"
+    owned_by: str = "shuntserve"
+
+
+class ModelList(Struct):
+    """Body of `GET /v1/models`."""
+
+    data: list[Model]
+    object: Literal["list"] = "list"
+
+
+class Health(Struct):
+    """Whether the server is well."""
+
+    status: Literal["ok", "starting", "draining"]
