@@ -121,6 +121,7 @@ class Registry:
             remedy = did_you_mean(unknown[0], HOOKS)
             return evolve(info, error=f"no hook is called {unknown[0]}; {remedy}")
         try:
+            hash(plugin)  # pluggy keeps plugins in sets
             self._manager.register(plugin, name=f"{info.package}:{info.name}")
             self._manager.check_pending()
         except Exception as error:
@@ -238,4 +239,6 @@ def _follow(target: str) -> Any:
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    """The error on one line of bearable length."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= 300 else f"{text[:297]}..."
