@@ -108,7 +108,7 @@ def _existing(
         return None, version
     where = f"{store.url}: {key}"
     manifest = decode_manifest(data, where=where)
-    if (manifest.source, manifest.geometry) == (plan.source, plan.geometry):
+    if (manifest.source.revision, manifest.geometry) == (plan.source.revision, plan.geometry):
         return manifest, version
     raise UserError(
         f"the store holds another revision: {manifest.source.name} {manifest.source.revision}, "

