@@ -18,7 +18,7 @@ from shuntserve_core.interfaces.estimator import Floats, Ints
 from shuntserve_core.interfaces.optimizer import Problem
 from shuntserve_core.placing import build_placement, worth
 from shuntserve_core.types import Placement
-from shuntserve_plugins.optimizers.common import ROUNDING, Candidate, Pool, choose
+from shuntserve_plugins.optimizers.common import ROUNDING, Candidate, Pool, choose, parts, whole
 from shuntserve_plugins.optimizers.tables import StageTables, position
 
 NAME = "alpaserve"
@@ -39,7 +39,7 @@ class AlpaServe:
         Raises `UserError` where the model fits on no type alone.
         """
         started = time.monotonic()
-        pool = Pool.of(problem, split=self.split_instances)
+        pool = Pool.of(problem, parts if self.split_instances else whole)
         tables = StageTables(problem.estimator, pool.kinds)
         best: dict[str, list[Candidate]] = {}
         for replicas in self._groupings(problem, pool, tables, started + problem.time_limit):

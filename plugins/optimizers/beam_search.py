@@ -21,7 +21,9 @@ from shuntserve_plugins.optimizers.common import (
     Candidate,
     Pool,
     demanded_rate,
+    parts,
     rate_not_reached,
+    whole,
 )
 from shuntserve_plugins.optimizers.frontier import Limits, search
 from shuntserve_plugins.optimizers.tables import StageTables
@@ -70,7 +72,7 @@ class _Greedy:
         self._options = options
         self._objective = problem.objective
         self._deadline = deadline
-        self._pool = Pool.of(problem, split=options.split_instances)
+        self._pool = Pool.of(problem, parts if options.split_instances else whole)
         self._tables = StageTables(problem.estimator, self._pool.kinds)
         self._budget = inf if problem.objective.budget is None else problem.objective.budget
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
 import numpy as np
@@ -41,17 +41,31 @@ class Candidate:
         return self.worth / max(self.cost, FREE)
 
 
-def degrees(instance: InstanceType, *, split: bool) -> tuple[int, ...]:
-    """Tensor-parallel degrees of stages on all of an instance, or on part of it.
+Degrees = Callable[[InstanceType], Sequence[int]]
+"""Tensor-parallel degrees that a search considers on an instance type.
 
-    Each degree divides the next larger one: then any stages that take no more GPUs than there
-    are can be laid out on the instances.
-    """
+Each must divide the next larger one: then any stages that take no more GPUs than there are can be
+laid out on the instances."""
+
+
+def whole(instance: InstanceType) -> Sequence[int]:
+    """Stages take all GPUs."""
+    return (instance.gpu_count,)
+
+
+def parts(instance: InstanceType) -> Sequence[int]:
+    """Stages take all GPUs, or parts down to one."""
     chain = [instance.gpu_count]
-    for degree in reversed(instance.tensor_parallel_degrees) if split else ():
+    for degree in reversed(instance.tensor_parallel_degrees):
         if degree < chain[-1] and chain[-1] % degree == 0:
             chain.append(degree)
-    return tuple(chain)
+    return chain
+
+
+def halves(instance: InstanceType) -> Sequence[int]:
+    """Stages take all GPUs, or half of them."""
+    half, odd = divmod(instance.gpu_count, 2)
+    return (instance.gpu_count,) if odd else (instance.gpu_count, half)
 
 
 @frozen
@@ -71,13 +85,18 @@ class Pool:
     """$ per hour of one instance of each type."""
 
     @classmethod
-    def of(cls, problem: Problem, *, split: bool) -> Pool:
-        """Everything that is offered and that the model does not refuse."""
+    def of(cls, problem: Problem, degrees: Degrees = whole) -> Pool:
+        """Everything that is offered and that the model does not refuse.
+
+        Where the problem demands whole instances, `degrees` is not asked.
+        """
+        if problem.whole_instances:
+            degrees = whole
         offers = [offer for offer in problem.cluster.offers if offer.count]
         rows = [
             (index, degree)
             for index, offer in enumerate(offers)
-            for degree in degrees(offer.instance, split=split and not problem.whole_instances)
+            for degree in degrees(offer.instance)
             if not problem.estimator.model.refuse_tensor_parallel(degree)
         ]
         gpus = np.array([offer.instance.gpu_count for offer in offers], dtype=np.int64)

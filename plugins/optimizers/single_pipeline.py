@@ -27,7 +27,7 @@ class SinglePipeline:
         Raises `UserError` where it fits on none.
         """
         started = time.monotonic()
-        pool = Pool.of(problem, split=False)
+        pool = Pool.of(problem)
         tables = StageTables(problem.estimator, pool.kinds)
         pipelines = [_even_pipeline(problem, pool, tables, k) for k in range(len(pool.kinds))]
         chosen = choose(pool, problem.objective, pipelines)
