@@ -73,6 +73,7 @@ def _solve(config: Config, free: Sequence[FreeNode], seconds: float) -> tuple[Pi
     cluster = _cluster_of(config, free)
     if not cluster.offers:
         return ()
+    optimizer = optimizer_from(config)
     problem = evolve(
         problem_from(config),
         cluster=cluster,
@@ -80,7 +81,7 @@ def _solve(config: Config, free: Sequence[FreeNode], seconds: float) -> tuple[Pi
         time_limit=min(seconds, config.document.optimizer.time_limit),
     )
     try:
-        return optimizer_from(config).place(problem).pipelines
+        return optimizer.place(problem).pipelines
     except UserError:
         return ()
 
