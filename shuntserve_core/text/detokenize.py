@@ -57,15 +57,15 @@ class WindowDetokenizer:
     """
 
     decode: Callable[[Sequence[int]], str]
-    skipped: Collection[int]
-    """Tokens that make no text: the special ones."""
+    skips: Callable[[int], bool]
+    """Whether a token makes no text, and none of its neighbours notices it: special ones."""
     open_ids: Collection[int] = frozenset()
     _settled: list[int] = field(factory=list)
     _pending: list[int] = field(factory=list, init=False)
 
     def feed(self, tokens: Sequence[int]) -> str:
         """Add tokens; give the text that they settled."""
-        return "".join(self._feed_one(token) for token in tokens if token not in self.skipped)
+        return "".join(self._feed_one(token) for token in tokens if not self.skips(token))
 
     def _feed_one(self, token: int) -> str:
         self._pending.append(token)

@@ -62,12 +62,16 @@ class TextTokenizer:
             visible = self._output_bytes if skip_special_tokens else self.token_bytes
             return ByteLevelDetokenizer(visible)
         skipped = self.skipped if skip_special_tokens else frozenset()
-        context = [token for token in prompt[-_CONTEXT:] if token not in skipped]
+
+        def skips(token: int) -> bool:
+            return token in skipped or self._tokenizer.id_to_token(token) is None
+
+        context = [token for token in prompt[-_CONTEXT:] if not skips(token)]
         if context and context[-1] in self._raw_bytes:
             context = []
         return WindowDetokenizer(
             decode=lambda ids: self.decode(ids, skip_special_tokens=skip_special_tokens),
-            skipped=skipped,
+            skips=skips,
             open_ids=self._raw_bytes,
             settled=context,
         )
