@@ -1,0 +1,1 @@
+"""Records of what happened elsewhere: interruptions and requests, in our own form and others'."""

@@ -1,0 +1,84 @@
+"""Interruption traces in our own form: CSV with the columns `at,node,kind,notice`.
+
+`at` is seconds from the start; `kind` one of `notice`, `rebalance`, `withdrawn`, `lost`,
+`restored`; `notice`, seconds between a notice and its deadline, may be empty.  JSON is a list
+of objects with the same keys.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.types.spot import EVENT_KINDS
+
+COLUMNS = ("at", "node", "kind", "notice")
+
+
+@frozen
+class TraceEvent:
+    """One line of a trace."""
+
+    at: float
+    """Seconds from the start."""
+    node: str
+    kind: str
+    notice: float | None = None
+    """Seconds between the notice and its deadline."""
+
+
+def read_events(file: Path) -> tuple[TraceEvent, ...]:
+    """The events of a trace in the order of their times.  Raises `UserError`."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        rows = _json_rows(text) if file.suffix == ".json" else _csv_rows(text)
+    except OSError as error:
+        reason = (error.strerror or "unreadable").lower()
+        raise UserError(
+            f"cannot read it: {reason}", where=str(file), remedy="give a file"
+        ) from error
+    except ValueError as error:
+        columns = ",".join(COLUMNS)
+        raise UserError(
+            f"not a trace: {error}", where=str(file), remedy=f"write CSV with the columns {columns}"
+        ) from error
+    events = [_event(row, f"{file}: {number}") for number, row in rows]
+    return tuple(sorted(events, key=lambda event: event.at))
+
+
+def _csv_rows(text: str) -> list[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(text.splitlines())
+    missing = set(COLUMNS[:3]) - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(f"no column {min(missing)}")
+    return [(f"line {number}", row) for number, row in enumerate(reader, 2)]
+
+
+def _json_rows(text: str) -> list[tuple[str, dict[str, Any]]]:
+    data = json.loads(text)
+    if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+        raise ValueError("it must be a list of objects")
+    return [(f"event {number}", row) for number, row in enumerate(data)]
+
+
+def _event(row: dict[str, Any], where: str) -> TraceEvent:
+    try:
+        at = float(row["at"])
+        notice = None if row.get("notice") in (None, "") else float(row["notice"])
+        node, kind = str(row["node"]), str(row["kind"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"not an event: {error}", where=where, remedy="at and notice are seconds"
+        ) from error
+    if kind not in EVENT_KINDS:
+        raise UserError(
+            f"unknown kind {kind!r}", where=where, remedy=did_you_mean(kind, EVENT_KINDS)
+        )
+    if at < 0 or (notice is not None and notice < 0):
+        raise UserError("a time before the start", where=where, remedy="give seconds of at least 0")
+    return TraceEvent(at, node, kind, notice)
