@@ -12,8 +12,10 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import boto3
+import cattrs
 import obstore
-from attrs import evolve, field, fields, frozen
+from attrs import field, fields, frozen
+from attrs.validators import ge, gt, in_, le
 from botocore.config import Config
 from botocore.exceptions import NoCredentialsError
 from obstore.auth.boto3 import Boto3CredentialProvider
@@ -35,8 +37,6 @@ from shuntserve_plugins.storage.s3_upload import Target, put_parts, unfinished_u
 
 CONNECTIONS = 32
 CONNECT_TIMEOUT = timedelta(seconds=5)
-STALL_TIMEOUT = timedelta(seconds=10)
-"""How long a connection may be silent before the request is made again."""
 REQUEST_TIMEOUT = timedelta(seconds=120)
 ATTEMPTS = 6
 
@@ -54,10 +54,14 @@ class S3Options:
     endpoint: str = ""
     """URL of the server; empty for AWS, or what the AWS configuration says."""
     region: str = ""
-    addressing: str = ""
+    addressing: str = field(default="", validator=in_(("", "path", "virtual")))
     """`path` or `virtual`; empty for `path` with an endpoint and `virtual` without."""
     profile: str = ""
     """Profile of the AWS configuration files."""
+    stall_seconds: float = field(default=10.0, validator=gt(0))
+    """How long a connection may be silent before the request is made again."""
+    part_mib: int = field(default=16, validator=[ge(5), le(5120)])
+    """What one request sends, in MiB, and so what an interruption of an upload loses at most."""
 
 
 @frozen
@@ -128,7 +132,8 @@ class S3Store:
     ) -> None:
         """One request for a small object, a resumable multipart upload for a large one."""
         metadata = {_METADATA: checksum.removeprefix(PREFIX)}
-        target = Target(self._client, self.options.bucket, self._path(key), metadata)
+        part_bytes = self.options.part_mib << 20
+        target = Target(self._client, self.options.bucket, self._path(key), metadata, part_bytes)
         with self._clear(key):
             resumed = put_parts(target, pieces, on_sent)
             if resumed:
@@ -223,24 +228,23 @@ def _parse(url: str) -> S3Options:
     parts = urlsplit(url)
     if parts.scheme != "s3" or not parts.netloc:
         raise UserError(f"{url!r} names no bucket", remedy="write s3://BUCKET/PREFIX")
-    options = S3Options(parts.netloc, parts.path.strip("/"))
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
     known = {attribute.name for attribute in fields(S3Options)} - {"bucket", "prefix"}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in known:
-            raise UserError(f"unknown option {name!r}", where=url, remedy=did_you_mean(name, known))
-        options = evolve(options, **{name: value})
-    if options.addressing not in ("", "path", "virtual"):
-        raise UserError(
-            f"addressing is {options.addressing!r}", where=url, remedy="path or virtual"
-        )
-    return options
+    for name in options.keys() - known:
+        raise UserError(f"unknown option {name!r}", where=url, remedy=did_you_mean(name, known))
+    address = {"bucket": parts.netloc, "prefix": parts.path.strip("/")}
+    try:
+        return cattrs.structure({**options, **address}, S3Options)
+    except cattrs.BaseValidationError as error:
+        reasons = cattrs.transform_error(error, path="options")
+        raise UserError("; ".join(reasons), where=url) from error
 
 
 def _client_config(options: S3Options) -> Config:
     addressing = options.addressing or ("path" if options.endpoint else "auto")
     return Config(
         connect_timeout=CONNECT_TIMEOUT.total_seconds(),
-        read_timeout=STALL_TIMEOUT.total_seconds() * 3,
+        read_timeout=options.stall_seconds * 3,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         max_pool_connections=CONNECTIONS,
         s3={"addressing_style": addressing},
@@ -265,7 +269,7 @@ def _reader(options: S3Options, session: boto3.Session, client: Any) -> ObjectSt
         client_options={
             "allow_http": endpoint.startswith("http://"),
             "connect_timeout": CONNECT_TIMEOUT,
-            "read_timeout": STALL_TIMEOUT,
+            "read_timeout": timedelta(seconds=options.stall_seconds),
             "timeout": REQUEST_TIMEOUT,
         },
         retry_config={

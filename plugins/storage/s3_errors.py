@@ -57,7 +57,7 @@ def clear_errors(bucket: str, *, endpoint: str = "", key: str = "") -> Iterator[
         ) from error
     except BotoCoreError as error:
         raise StoreError(_one_line(error), where=where) from error
-    except BaseError as error:
+    except (BaseError, FileNotFoundError) as error:
         raise _from_reader(error, where, endpoint) from error
 
 
@@ -87,8 +87,8 @@ def _from_server(error: ClientError, where: str, bucket: str, endpoint: str) -> 
     return StoreError(f"the server answers {code}: {message}".rstrip(": "), where=where)
 
 
-def _from_reader(error: BaseError, where: str, endpoint: str) -> StoreError:
-    if isinstance(error, NotFoundError):
+def _from_reader(error: Exception, where: str, endpoint: str) -> StoreError:
+    if isinstance(error, NotFoundError | FileNotFoundError):
         return ObjectMissing("there is no such object", where=where)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         return StoreError("the server refuses these credentials", where=where, remedy=_CREDENTIALS)

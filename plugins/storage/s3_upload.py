@@ -16,8 +16,6 @@ from attrs import frozen
 from shuntserve_core.interfaces.store import Pieces
 from shuntserve_core.weights.pieces import cut_pieces, total_bytes
 
-PART_BYTES = 16 << 20
-"""What is sent in one request, and so what an interruption loses at most."""
 _MAX_PARTS = 10_000  # the protocol's limit
 _MEBIBYTE = 1 << 20
 
@@ -30,6 +28,8 @@ class Target:
     bucket: str
     path: str
     metadata: Mapping[str, str]
+    part_bytes: int
+    """What one request sends, unless that made more parts than the protocol allows."""
 
     @property
     def address(self) -> dict[str, str]:
@@ -40,13 +40,13 @@ class Target:
 def put_parts(target: Target, pieces: Pieces, on_sent: Callable[[int], None] | None) -> bool:
     """Write the object; whether an earlier upload was gone on with."""
     size = total_bytes(pieces)
-    if size <= PART_BYTES:
+    if size <= target.part_bytes:
         target.client.put_object(
             **target.address, Body=b"".join(pieces), Metadata=dict(target.metadata)
         )
         _tell(on_sent, size)
         return False
-    parts = _parts(pieces, size)
+    parts = _parts(pieces, size, target.part_bytes)
     upload, there = _resume(target, parts)
     resumed = upload is not None
     if upload is None:
@@ -70,10 +70,10 @@ def unfinished_uploads(client: Any, bucket: str, prefix: str) -> Iterator[tuple[
             yield upload["Key"], upload["UploadId"]
 
 
-def _parts(pieces: Pieces, size: int) -> list[list[memoryview]]:
+def _parts(pieces: Pieces, size: int, part_bytes: int) -> list[list[memoryview]]:
     """The same cut every time, or an upload could not be gone on with."""
     least = -(-size // _MAX_PARTS)
-    part_bytes = max(PART_BYTES, -(-least // _MEBIBYTE) * _MEBIBYTE)
+    part_bytes = max(part_bytes, -(-least // _MEBIBYTE) * _MEBIBYTE)
     return [cut_pieces(pieces, start, start + part_bytes) for start in range(0, size, part_bytes)]
 
 

@@ -98,7 +98,7 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=1024",
-        "-volume.max=100",
+        "-volume.max=10000",
         "-filer",
         "-s3",
         f"-s3.config={config}",
