@@ -1,1 +1,19 @@
 """What runs a pipeline, bundled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shuntserve_core.hookspecs import Provider, hookimpl
+
+
+@hookimpl
+def shuntserve_register_engines() -> Iterable[Provider]:
+    """Engines for any machine."""
+    here = "shuntserve_plugins.engines"
+    yield Provider(
+        "simulated", f"{here}.simulated:Simulated", "The estimate's timing and made-up tokens"
+    )
+    yield Provider(
+        "embedded", f"{here}.embedded.engine:Embedded", "Small PyTorch engine for the CPU"
+    )

@@ -1,0 +1,130 @@
+"""Sizes and constants of a model, from its Hugging Face `config.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from shuntserve_core.errors import UserError
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+
+
+@frozen
+class Rope:
+    """Rotary position embeddings."""
+
+    theta: float
+    scaling: str = "default"
+    """`default`, `linear` or `llama3`."""
+    parameters: Mapping[str, float] = field(factory=dict)
+    """As in the config: `factor` and, for `llama3`, its three others."""
+
+
+@frozen
+class Geometry:
+    """What the arithmetic needs to know of a model."""
+
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    epsilon: float
+    """Added to the mean square in norms."""
+    tied: bool
+    rope: Rope
+
+    @property
+    def shards(self) -> int:
+        """Logical shards: the largest degree that cuts KV heads and MLP evenly.
+
+        Every placement computes the same products, one a shard, and adds them in the same order;
+        a rank of a stage with degree t has `shards / t` of them.
+        """
+        return math.gcd(self.kv_heads, self.intermediate)
+
+    @property
+    def query_norm(self) -> bool:
+        """Whether queries and keys are normalised a head at a time."""
+        return self.family == "qwen3"
+
+    @property
+    def biases(self) -> bool:
+        """Whether query, key and value projections have biases."""
+        return self.family == "qwen2"
+
+    def refuse(self, degree: int) -> str | None:
+        """Why a stage cannot have this tensor-parallel degree, or None."""
+        if self.shards % degree:
+            return (
+                f"degree {degree} does not divide {self.shards}, the most parts that "
+                f"{self.kv_heads} KV heads and an MLP of {self.intermediate} cut into"
+            )
+        return None
+
+
+def read_geometry(model_dir: str | Path) -> Geometry:
+    """Read `config.json`.  Raises `UserError` for a model that this engine cannot run."""
+    path = Path(model_dir) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        geometry = _geometry(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"not a usable model: {error!r}", where=str(path)) from error
+    reason = _unsupported(config, geometry)
+    if reason:
+        raise UserError(
+            f"the embedded engine cannot run this model: {reason}",
+            where=str(path),
+            remedy="use another engine, or a Llama, Qwen2 or Qwen3 model",
+        )
+    return geometry
+
+
+def _geometry(config: Mapping[str, Any]) -> Geometry:
+    heads = config["num_attention_heads"]
+    return Geometry(
+        family=config["model_type"],
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        intermediate=config["intermediate_size"],
+        vocab=config["vocab_size"],
+        epsilon=config["rms_norm_eps"],
+        tied=bool(config.get("tie_word_embeddings")),
+        rope=_rope(config),
+    )
+
+
+def _rope(config: Mapping[str, Any]) -> Rope:
+    # Recent configs keep all of it under rope_parameters, older ones in two places.
+    values = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = values.get("rope_theta") or config.get("rope_theta") or 10000.0
+    kind = values.get("rope_type") or values.get("type") or "default"
+    numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
+    return Rope(float(theta), kind, numbers)
+
+
+def _unsupported(config: Mapping[str, Any], geometry: Geometry) -> str | None:
+    if geometry.family not in FAMILIES:
+        return f"its type is {geometry.family!r}"
+    if geometry.rope.scaling not in ("default", "linear", "llama3"):
+        return f"position embeddings of type {geometry.rope.scaling!r}"
+    if config.get("hidden_act", "silu") != "silu":
+        return f"activation {config['hidden_act']!r}"
+    if config.get("mlp_bias") or (geometry.family != "qwen2" and config.get("attention_bias")):
+        return "it has biases"
+    if config.get("use_sliding_window"):
+        return "it attends to a sliding window"
+    return None

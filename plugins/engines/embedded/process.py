@@ -1,0 +1,54 @@
+"""What a rank's process holds: weights and memory that the tensor store lends it."""
+
+from __future__ import annotations
+
+import torch
+from torch.distributed.distributed_c10d import TCPStore
+
+from shuntserve_core.interfaces.engine import EngineLaunch
+from shuntserve_core.tensorstore import KvLease, StoreClient
+from shuntserve_plugins.engines.embedded import distributed
+from shuntserve_plugins.engines.embedded.engine import WorkerSpec, kv_blocks, longest
+from shuntserve_plugins.engines.embedded.geometry import read_geometry
+from shuntserve_plugins.engines.embedded.rank import Rank, cache_of
+from shuntserve_plugins.engines.embedded.stage import Stage
+from shuntserve_plugins.engines.embedded.weights import lent_tensors
+
+
+def open_meeting(launch: EngineLaunch, port: int = 0) -> TCPStore:
+    """The meeting point of the ranks; see `distributed.open_store`."""
+    return distributed.open_store(launch, port)
+
+
+class RankProcess:
+    """A rank with its weights, ready to own KV memory.  Returns when all ranks are so far."""
+
+    def __init__(self, spec: WorkerSpec, meeting: TCPStore) -> None:
+        torch.set_num_threads(spec.threads)
+        launch, place = spec.launch, spec.launch.ranks[spec.rank]
+        geometry = read_geometry(launch.model_dir)
+        self._spec = spec
+        self._blocks = kv_blocks(launch, geometry)
+        self._store = StoreClient(place.store_socket)
+        self._lease: KvLease | None = None
+        shard = launch.shard(spec.rank)
+        self._store.load(shard)
+        attachment = self._store.attach(shard)
+        group, pipe = distributed.join(launch, spec.rank, meeting)
+        stage = Stage(
+            geometry,
+            lent_tensors(attachment),
+            range(*launch.layers[place.stage]),
+            group,
+            longest(launch, geometry),
+        )
+        self.rank = Rank(stage, pipe, samples=stage.last and group.rank == 0)
+        self.rank.warm_up()
+
+    def own_memory(self) -> None:
+        """Lease KV memory; waits until the engine before has given it back."""
+        if self._lease is None:
+            owner, nbytes = self._spec.launch.engine_id, self._spec.launch.kv_bytes
+            self._lease = self._store.kv_lease(owner, nbytes)
+            memory = torch.frombuffer(self._lease.memory, dtype=torch.float32)
+            self.rank.cache = cache_of(self.rank.stage, self._blocks, memory)

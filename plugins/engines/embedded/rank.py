@@ -1,0 +1,105 @@
+"""One rank carrying out steps."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from shuntserve_plugins.engines.embedded.arithmetic import padded
+from shuntserve_plugins.engines.embedded.attention import BLOCK, Attention, KvCache, Span
+from shuntserve_plugins.engines.embedded.plan import Choice, Part, Plan
+from shuntserve_plugins.engines.embedded.sampling import Sampler
+from shuntserve_plugins.engines.embedded.stage import Batch, Stage
+
+
+class Neighbours(Protocol):
+    """The stages before and after."""
+
+    def receive(self, rows: int) -> Tensor:
+        """Hidden states of the stage before: (rows, hidden)."""
+        ...
+
+    def send(self, hidden: Tensor) -> None:
+        """Pass hidden states on to the stage after."""
+        ...
+
+
+class Rank:
+    """A rank's weights, its KV cache once it owns one, and on the last stage a sampler."""
+
+    def __init__(self, stage: Stage, neighbours: Neighbours, *, samples: bool) -> None:
+        self.stage = stage
+        self.cache: KvCache | None = None
+        self._neighbours = neighbours
+        self._sampler = Sampler() if samples else None
+
+    @torch.inference_mode()
+    def step(self, plan: Plan) -> list[Choice]:
+        """Carry out a step; the rank that samples returns the next tokens."""
+        for new in plan.added:
+            if self._sampler:
+                self._sampler.add(new)
+        choices = self._compute(plan.parts) if plan.parts else []
+        for number in plan.dropped:
+            if self._sampler:
+                self._sampler.drop(number)
+        return choices
+
+    def _compute(self, parts: tuple[Part, ...]) -> list[Choice]:
+        assert self.cache is not None
+        batch = batch_of(parts)
+        if self.stage.first:
+            hidden = self.stage.embed(batch)
+        else:
+            hidden = self._neighbours.receive(batch.rows)
+        hidden = self.stage.forward(hidden, batch, self.cache)
+        if not self.stage.last:
+            self._neighbours.send(hidden)
+            return []
+        numbers = [part.number for part in parts if part.sample]
+        if not numbers:
+            return []
+        logits = self.stage.logits(hidden, batch)
+        if self._sampler is None:
+            return []
+        return [self._sampler.choose(n, row) for n, row in zip(numbers, logits, strict=True)]
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compute something, on memory of our own: libraries set themselves up at first use."""
+        cache = cache_of(self.stage, 1)
+        batch = batch_of((Part(0, (0,), 0, (0,), True),))
+        hidden = torch.zeros(batch.rows, self.stage.geometry.hidden)
+        if self.stage.first:
+            hidden = self.stage.embed(batch)
+        hidden = self.stage.forward(hidden, batch, cache)
+        if self.stage.last:
+            self.stage.logits(hidden, batch)
+
+
+def cache_of(stage: Stage, blocks: int, memory: Tensor | None = None) -> KvCache:
+    """A KV cache of so many blocks, in `memory` (float32) or in memory of its own."""
+    head_dim, heads, layers = stage.geometry.head_dim, stage.kv_heads, len(stage.layers)
+    if memory is None:
+        memory = torch.zeros(layers * 2 * heads * blocks * BLOCK * head_dim)
+    return KvCache(layers, heads, head_dim, blocks, memory)
+
+
+def batch_of(parts: tuple[Part, ...]) -> Batch:
+    """The rows of a step: the parts one after another, padded to whole tiles."""
+    spans: list[Span] = []
+    tokens: list[int] = []
+    positions: list[int] = []
+    sampled: list[int] = []
+    for part in parts:
+        spans.append(Span(len(tokens), part.start, len(part.tokens), part.blocks))
+        tokens.extend(part.tokens)
+        positions.extend(range(part.start, part.start + len(part.tokens)))
+        if part.sample:
+            sampled.append(len(tokens) - 1)
+    positions += [0] * (padded(len(tokens)) - len(tokens))
+    return Batch(
+        torch.tensor(tokens), torch.tensor(positions), Attention(spans), torch.tensor(sampled)
+    )

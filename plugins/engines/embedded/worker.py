@@ -1,0 +1,99 @@
+"""The process of one rank: `python -m shuntserve_plugins.engines.embedded.worker`.
+
+Reads a `WorkerSpec` as one line of JSON on standard input, and ends with that stream.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+import cattrs
+
+from shuntserve_plugins.engines.embedded.control import Hub, Spoke, watch_or_end
+from shuntserve_plugins.engines.embedded.driver import Driver
+from shuntserve_plugins.engines.embedded.engine import WorkerSpec
+from shuntserve_plugins.engines.embedded.geometry import read_geometry
+from shuntserve_plugins.engines.embedded.plan import pack_choices, unpack_plan
+
+# Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
+
+
+def main() -> None:
+    """The process."""
+    spec = cattrs.structure(json.loads(sys.stdin.readline()), WorkerSpec)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the control plane's
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    threading.Thread(target=_end_with_agent, daemon=True).start()
+    if spec.rank == 0:
+        _lead(spec)
+    else:
+        _follow(spec)
+
+
+def report(**event: str) -> None:
+    """Tell the node agent."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _lead(spec: WorkerSpec) -> None:
+    """Rank 0: takes requests, plans steps, and does its own part of them."""
+    launch = spec.launch
+    hub = Hub(launch.rendezvous, launch.link_token, len(launch.ranks) - 1)
+    driver = Driver(spec, read_geometry(launch.model_dir), hub)
+    report(event="listening", address=driver.server.start(f"{launch.ranks[0].host}:0"))
+    signal.signal(signal.SIGTERM, lambda *_: driver.stop())
+
+    from shuntserve_plugins.engines.embedded.process import RankProcess, open_meeting
+
+    meeting = open_meeting(launch)
+    hub.accept()
+    watch_or_end(hub.watch, driver.from_ranks)
+    hub.tell({"port": meeting.port})
+    process = RankProcess(spec, meeting)
+    report(event="ready")
+    driver.run(process)
+
+
+def _follow(spec: WorkerSpec) -> None:
+    """Any other rank: does as rank 0 says."""
+    launch = spec.launch
+    spoke = Spoke(launch.rendezvous, launch.link_token, spec.rank)
+    inbox: SimpleQueue[Any] = SimpleQueue()
+
+    def listen() -> None:
+        while True:
+            inbox.put(spoke.receive())
+
+    watch_or_end(listen)
+
+    from shuntserve_plugins.engines.embedded.process import RankProcess, open_meeting
+
+    process = RankProcess(spec, open_meeting(launch, inbox.get()["port"]))
+    spoke.tell("ready")
+    report(event="ready")
+    while True:
+        message = inbox.get()
+        if message == "activate":
+            process.own_memory()
+            spoke.tell("active")
+        else:
+            plan = unpack_plan(message)
+            choices = process.rank.step(plan)
+            if choices:
+                spoke.tell(pack_choices(choices))
+
+
+def _end_with_agent() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
