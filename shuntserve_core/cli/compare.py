@@ -70,7 +70,7 @@ def compare(
         _write(Path(out), results, str(config.model.name))
         click.echo(f"Written to {out}", err=True)
     if all(result["error"] for result in results):
-        raise UserError("no optimizer found a placement", remedy="see the column `error`")
+        raise UserError("no optimizer found a placement", remedy="each row says why")
 
 
 def _names(config: Config, kind: str, given: str | None) -> list[str]:
@@ -93,10 +93,11 @@ def _run(config: Config, optimizer: str, estimator: str, changes: dict[str, Any]
     from shuntserve_core.placement_json import placement_to_json
 
     row = {"optimizer": optimizer, "estimator": estimator, "error": ""}
-    problem = problem_from(config, estimator, **changes)
-    search = optimizer_from(config, optimizer)
     start = perf_counter()
     try:
+        problem = problem_from(config, estimator, **changes)
+        search = optimizer_from(config, optimizer)
+        start = perf_counter()  # importing and binding is not the search's time
         placement = search.place(problem)
     except UserError as error:
         return {**row, "seconds": perf_counter() - start, "error": str(error)}
@@ -132,15 +133,15 @@ def _show(results: list[dict[str, Any]]) -> None:
     best = max((result.get("throughput_rps", 0.0) for result in results), default=0.0)
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("optimizer", "estimator"):
-        table.add_column(name)
-    for name in ("requests/s", "of best", "$/h", "$/1M tokens", "pipelines", "seconds"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("req/s", "of best", "$/h", "$/1M tok", "pipes", "took"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for result in results:
         names = (result["optimizer"], result["estimator"])
-        took = f"{result['seconds']:.2f}"
+        took = f"{result['seconds']:.2f} s"
         if result["error"]:
-            table.add_row(*names, "-", "-", "-", "-", "-", took, result["error"], style="red")
+            table.add_row(*names, "refused", "-", "-", "-", "-", took, style="red")
             continue
         rps, per_million = result["throughput_rps"], result["cost_per_million_tokens"]
         table.add_row(
@@ -153,14 +154,19 @@ def _show(results: list[dict[str, Any]]) -> None:
             took,
             _proof(result),
         )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    for result in results:
+        if result["error"]:
+            line = f"{result['optimizer']} on {result['estimator']}: {result['error']}"
+            console.print(line, style="red", soft_wrap=True, markup=False)
 
 
 def _proof(result: dict[str, Any]) -> str:
     if result["optimal"]:
-        return "proved best"
+        return "optimal"
     if result["bound_rps"] and result["throughput_rps"]:
-        return f"within {1 - result['throughput_rps'] / result['bound_rps']:.1%} of the bound"
+        return f"gap {result['bound_rps'] / result['throughput_rps'] - 1:.1%}"
     return ""
 
 
