@@ -1,0 +1,169 @@
+"""A quick upper bound on the throughput of every set of stages.
+
+For a set of stages and a window of batches, three numbers are found by bisection: the least A that
+any split can reach if only prefill counted, likewise the least D, and the least A + D.  Position
+is relaxed (any stage may be first, any may be last, even the same one), and so is the batch (every
+stage works and holds as it does best within the window).  The bound follows from `period` on the
+region that these three leave.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+from numpy.lib.stride_tricks import sliding_window_view
+
+from shuntserve_core.interfaces.estimator import BoundEstimator, Floats, Ints
+from shuntserve_plugins.optimizers.exact.costs import FIRST, LAST, MIDDLE, ONLY, DepthCosts
+
+WINDOWS = (3, 5, 8, 12, 20, 0)
+"""Batches in each window, from the greatest feasible one down; 0 is all the rest."""
+STEPS = 8
+"""Halvings of the interval in which the least seconds lie."""
+SHARES = 24
+"""Intervals of A / (A + D) on which `period` is bounded."""
+
+
+@frozen(eq=False)
+class _Window:
+    """Tables for batches b − width + 1 to b, per request: entry b of the batch axis."""
+
+    caps: Ints
+    work: Floats
+    """(slots, batches, 3, 2): in prefill, decode and both, seconds a layer and fixed."""
+    period: Floats
+    """(batches, SHARES, SHARES): least period for A + D = 1 and A / (A + D) in intervals i to j."""
+
+
+def throughput_bounds(estimator: BoundEstimator, costs: DepthCosts, sets: Ints) -> Floats:
+    """Upper bounds (n,) on the throughput of sets (n, kinds) of `costs.depth` stages each."""
+    bounds = np.zeros(len(sets))
+    if not len(costs.batches):
+        return bounds
+    layers = estimator.model.layers
+    top = _greatest_batch(costs, sets, layers)
+    shift = 0
+    for width in WINDOWS:
+        window = _window(estimator, costs, width)
+        ends = top - shift
+        rows = np.flatnonzero(ends >= 0)
+        if len(rows):
+            found = _bound(window, sets[rows], ends[rows], layers, costs.depth)
+            bounds[rows] = np.maximum(bounds[rows], found)
+        shift += width
+    return bounds
+
+
+def pair_bounds(
+    estimator: BoundEstimator, costs: DepthCosts, sets: Ints, threshold: Floats
+) -> tuple[Ints, Ints]:
+    """(row, batch index) of all pairs whose bound is above the row's threshold."""
+    window = costs.cached("single", lambda: _window(estimator, costs, 1))
+    layers = estimator.model.layers
+    top = _greatest_batch(costs, sets, layers)
+    row = np.repeat(np.arange(len(sets)), top + 1)
+    batch = np.concatenate([np.arange(end + 1) for end in top] or [np.zeros(0, dtype=np.int64)])
+    if not len(row):
+        return row, batch
+    bounds = _bound(window, sets[row], batch, layers, costs.depth)
+    keep = np.flatnonzero(bounds * (1 + 1e-9) > threshold[row])
+    return row[keep], batch[keep]
+
+
+def _greatest_batch(costs: DepthCosts, sets: Ints, layers: int) -> Ints:
+    """Greatest batch index at which the stages hold the model; −1 where none is."""
+    kinds = sets.shape[1]
+    low, high = np.full(len(sets), -1), np.full(len(sets), len(costs.batches) - 1)
+    caps = costs.caps.reshape(4, kinds, -1).transpose(2, 0, 1)
+    while (low < high).any():
+        middle = (low + high + 1) // 2
+        holds = _total(caps[middle], sets, costs.depth) >= layers
+        low, high = np.where(holds, middle, low), np.where(holds, high, middle - 1)
+    return np.asarray(low)
+
+
+def _total(caps: Ints, sets: Ints, depth: int) -> Ints:
+    """Most layers that sets hold, given caps (n, positions, kinds)."""
+    if depth == 1:
+        return (sets * caps[:, ONLY]).sum(axis=1)
+    middle = caps[:, MIDDLE]
+    total: Ints = np.einsum("nk,nk->n", sets, middle)
+    for place in (FIRST, LAST):
+        gain = np.where(sets > 0, caps[:, place] - middle, np.iinfo(np.int64).min)
+        total = total + gain.max(axis=1)
+    return total
+
+
+def _window(estimator: BoundEstimator, costs: DepthCosts, width: int) -> _Window:
+    batches = costs.batches
+    per_request = costs.work / batches[:, None]
+    parts = per_request.reshape(len(costs.caps), len(batches), 2, 2)
+    work = np.concatenate([parts, parts.sum(axis=2, keepdims=True)], axis=2)
+    lowest = np.maximum(np.arange(len(batches)) - width + 1, 0) if width else 0 * batches
+    grid = np.linspace(0, 1, SHARES + 1)
+    period = (
+        estimator.period(
+            batches[:, None],
+            costs.depth,
+            grid[:-1] * batches[:, None],
+            (1 - grid[1:]) * batches[:, None],
+        )
+        / batches[:, None]
+    )
+    period = _sliding_min(period, width)
+    return _Window(
+        costs.caps[:, lowest],
+        _sliding_min(work.swapaxes(0, 1), width).swapaxes(0, 1),
+        _range_min(period),
+    )
+
+
+def _sliding_min(values: Floats, width: int) -> Floats:
+    """Least of entries b − width + 1 to b on the first axis; width 0 is all up to b."""
+    if not width:
+        return np.asarray(np.minimum.accumulate(values, axis=0))
+    padding = np.full((width - 1, *values.shape[1:]), np.inf)
+    padded = np.concatenate([padding, values])
+    return np.asarray(sliding_window_view(padded, width, axis=0).min(axis=-1))
+
+
+def _range_min(values: Floats) -> Floats:
+    """(n, m) to (n, m, m): least of entries i to j; infinite where j < i."""
+    n, m = values.shape
+    table = np.full((n, m, m), np.inf)
+    for i in range(m):
+        table[:, i, i:] = np.minimum.accumulate(values[:, i:], axis=1)
+    return table
+
+
+def _bound(window: _Window, sets: Ints, ends: Ints, layers: int, depth: int) -> Floats:
+    kinds = sets.shape[1]
+    shape = (len(sets), 4, kinds)
+    caps = window.caps.T[ends].reshape(shape)
+    work = window.work.transpose(1, 2, 3, 0)[ends]
+    least = [
+        _least_seconds(work[:, part].reshape(-1, 2, 4, kinds), caps, sets, layers, depth)
+        for part in range(3)
+    ]
+    prefill, decode, both = least
+    both = np.maximum(both, prefill + decode)
+    first = np.minimum((prefill / both * SHARES).astype(np.int64), SHARES - 1)
+    last = np.minimum(np.ceil((1 - decode / both) * SHARES).astype(np.int64), SHARES) - 1
+    period = window.period[ends, first, np.maximum(last, first)] * both
+    return np.asarray((1 + 1e-9) / period)
+
+
+def _least_seconds(work: Floats, caps: Ints, sets: Ints, layers: int, depth: int) -> Floats:
+    """A lower bound on the slowest stage's seconds, by bisection; work (n, 2, positions, kinds)."""
+    slope, base = np.maximum(work[:, 0], 1e-300), work[:, 1]
+    present = (sets > 0)[:, None, :]
+    one = np.where(present & (caps > 0), slope + base, np.inf)
+    places = (ONLY,) if depth == 1 else (FIRST, MIDDLE, LAST)
+    low = one[:, places].min(axis=(1, 2)) * (1 - 1e-9)
+    high = np.where(present, caps * slope + base, 0)[:, places].max(axis=(1, 2))
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        fits = np.clip((middle[:, None, None] - base) / slope, 0, caps).astype(np.int64)
+        enough = _total(fits, sets, depth) >= layers
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.asarray(low)
