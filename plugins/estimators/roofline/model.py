@@ -10,7 +10,7 @@ import numpy as np
 from attrs import define, frozen
 
 from shuntserve_core.interfaces.estimator import Floats, Ints, Position, Scores, StageWork
-from shuntserve_core.interfaces.layer import LayerTime
+from shuntserve_core.interfaces.layer import EngineStep, LayerTime
 from shuntserve_core.types import (
     Estimate,
     InstanceType,
@@ -32,7 +32,7 @@ from shuntserve_plugins.estimators.roofline.parts import (
     total,
     waiting,
 )
-from shuntserve_plugins.estimators.roofline.steps import Steps, mixed, separate
+from shuntserve_plugins.estimators.roofline.steps import Steps, mixed, separate, stalled
 
 KV_BLOCK = 16
 """Tokens of one block of the KV cache."""
@@ -68,7 +68,7 @@ class Work(NamedTuple):
 
 @define(frozen=True, slots=False)
 class RooflineModel:
-    """A `BoundEstimator`, and a `LayerPredictor`."""
+    """A `BoundEstimator`, a `LayerPredictor` and a `StepPredictor`."""
 
     model: ModelSpec
     workload: Workload
@@ -170,18 +170,20 @@ class RooflineModel:
         """A stage's turnover: every slot of every micro-batch serves one request."""
         groups, steps = self._steps(depth, batch)
         prompt, decode = self._attention(rates)
-        phases = []
-        for count, tokens, rows, attention in (
-            (steps.prefill, steps.prefill_tokens, steps.prefill_rows, prompt),
-            (steps.decode, steps.decode_tokens, steps.decode_tokens, decode),
-        ):
-            step = self._step(rates, tokens, rows, first, last)
-            layer = {**scaled(step.layer, groups * count), **scaled(attention, batch * 1.0)}
-            phases.append(Phase(layer, scaled(step.fixed, groups * count)))
-        if not self.setup.chunked_prefill:
-            return Work(*phases)
-        together = Phase(*(merged(*parts) for parts in zip(*phases, strict=True)))
-        return Work(together, Phase({}, {}))
+        heavy = self._step(rates, steps.prefill_tokens, steps.prefill_rows, first, last)
+        light = self._step(rates, steps.decode_tokens, steps.decode_tokens, first, last)
+        prefill = _repeated(heavy, groups * steps.prefill, scaled(prompt, batch * 1.0))
+        decoding = _repeated(light, groups * steps.decode, scaled(decode, batch * 1.0))
+        share = batch / (groups * steps.prefill)  # of all requests, in one prefill step
+        wait = groups * stalled(steps, groups)
+        bubble = Phase(
+            _bubble(wait, total(heavy.layer) + total(prompt) * share - total(light.layer)),
+            _bubble(wait, total(heavy.fixed) - total(light.fixed)),
+        )
+        decoding = _joined(decoding, bubble)
+        if self.setup.chunked_prefill:
+            return Work(_joined(prefill, decoding), Phase({}, {}))
+        return Work(prefill, decoding)
 
     def stage_work(self, kind: StageKind, position: Position, depth: int, batch: Ints) -> StageWork:
         """Busy seconds for each pipeline batch in `batch`."""
@@ -315,7 +317,20 @@ class RooflineModel:
             return f"{name}: {layers} layers need {max((need - free) * t, 1):,.0f} bytes more"
         return ""
 
-    # One layer.
+    # One step, one layer.
+
+    def step_seconds(
+        self, kind: StageKind, position: Position, layers: int, step: EngineStep
+    ) -> float:
+        """Seconds that a stage is busy with one step."""
+        rates = self._rates([kind]).pick(0)
+        tokens = step.prompt_tokens + step.decodes
+        rows = step.prompts_ended + step.decodes
+        one = self._step(rates, tokens, rows, position.first, position.last)
+        prompt = self._operators.prefill_attention(rates, step.prompt_pairs, step.prompt_context)
+        decode = self._operators.decode_attention(rates, step.decode_context)
+        layer = total(one.layer) + prompt.seconds + decode.seconds
+        return float(layer * layers + total(one.fixed))
 
     def prefill_layer(self, kind: StageKind, tokens: int) -> LayerTime:
         """One layer over a prompt of `tokens`, in one go."""
@@ -331,6 +346,19 @@ class RooflineModel:
         attention = self._operators.decode_attention(rates, batch * (context + 1))
         parts = {**self._operators.linear(rates, batch), "decode attention": attention}
         return _layer_time(parts)
+
+
+def _repeated(step: Phase, count: Any, attention: Parts) -> Phase:
+    return Phase({**scaled(step.layer, count), **attention}, scaled(step.fixed, count))
+
+
+def _bubble(steps: Any, seconds: Any) -> Parts:
+    """Waiting in so many steps for one that takes so much longer."""
+    return {"bubble": waiting(steps * np.maximum(seconds, 0.0))}
+
+
+def _joined(first: Phase, second: Phase) -> Phase:
+    return Phase(merged(first.layer, second.layer), merged(first.fixed, second.fixed))
 
 
 def _seconds(work: Work) -> StageWork:

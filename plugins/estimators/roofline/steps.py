@@ -74,6 +74,18 @@ def separate(lengths: Lengths, slots: Any, budget: int) -> Steps:
     )
 
 
+def stalled(steps: Steps, groups: Any) -> Any:
+    """Decode steps of a micro-batch, in one turnover, that wait as long as a prefill step takes.
+
+    Micro-batches go round in a line: none overtakes, and each has one step under way.  So a light
+    step behind a heavy one comes out as late as that, and a round with any heavy step in it takes
+    as long as one with none but heavy steps.  At a share φ of heavy steps that is a share
+    1 − (1 − φ)^K of the rounds, of which only φ do the work.
+    """
+    share = np.clip(steps.prefill / steps.length, 0.0, 1.0)
+    return steps.length * np.maximum(1 - (1 - share) ** groups - share, 0.0)
+
+
 def _occupied(events: Any, steps: Any) -> Any:
     """Of `steps`, how many have at least one of so many events that fall on them at random."""
     return steps * -np.expm1(-events / steps)

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shuntserve_core.interfaces.estimator import Position
+from shuntserve_core.interfaces.layer import EngineStep
 from shuntserve_core.registry import Registry
 from shuntserve_core.types import ModelSpec, StageKind, Workload
 from shuntserve_plugins.estimators.roofline import Roofline
 from shuntserve_plugins.estimators.roofline.lengths import Lengths
 from shuntserve_plugins.estimators.roofline.model import RooflineModel
-from shuntserve_plugins.estimators.roofline.steps import mixed, separate
+from shuntserve_plugins.estimators.roofline.steps import Steps, mixed, separate, stalled
 
 CATALOG = Registry().instance_types
 LLAMA = ModelSpec("llama-3.1-70b", 80, 8192, 64, 8, 128, 28672, 128256)
@@ -83,13 +84,13 @@ def test_no_step_exceeds_the_budget(s: int, o: int, slots: float, budget: int) -
 
 
 def test_tensor_parallelism_over_pcie_is_slow() -> None:
-    """Eight stages on single A10Gs do nearly four times what two stages of four do."""
+    """Eight stages on single A10Gs do more than twice what two stages of four do."""
     estimator = bound(QWEN)
     four = estimator.estimate(
         [(StageKind("g5.12xlarge", 4), 38), (StageKind("g5.12xlarge", 4), 26)]
     )
     single = estimator.estimate([(StageKind("g5.12xlarge", 1), 8)] * 8)
-    assert single.throughput_rps > 3 * four.throughput_rps
+    assert single.throughput_rps > 2 * four.throughput_rps
     assert {part.bound for part in four.stages} == {"communication"}
     assert "all-reduce" not in {
         name for part in single.stages for name, s in part.breakdown.items() if s > 0
@@ -258,3 +259,31 @@ def test_weights_are_counted_on_every_gpu() -> None:
     table = 2 * LLAMA.vocab * LLAMA.hidden
     saved = estimate.stages[0].memory_bytes - tied.stages[0].memory_bytes
     assert saved == pytest.approx(table)
+
+
+def test_the_steps_of_a_request_that_is_alone_make_up_its_latency() -> None:
+    estimator = bound(workload=Workload(100, 5), step_overhead=0.0, sequence_overhead=0.0)
+    kind = StageKind("g6e.xlarge", 1)
+    stages = [(kind, Position(n == 0, n == 3), 20) for n in range(4)]
+    steps = [EngineStep(100, 5050.0, 100.0, 1)]
+    steps += [EngineStep(decodes=1, decode_context=100.0 + k) for k in range(1, 5)]
+    seconds = sum(estimator.step_seconds(*where, step) for step in steps for where in stages)
+    estimate = estimator.estimate([(kind, 20)] * 4)
+    assert seconds == pytest.approx(estimate.latency, rel=1e-9)
+
+
+def test_rounds_wait_for_their_heaviest_step() -> None:
+    """Drawn at random: a round is heavy if any of its micro-batches is."""
+    generator = np.random.default_rng(5)
+    heavy = generator.random((20_000, 6)) < 0.2
+    waiting = (heavy.any(axis=1)[:, None] & ~heavy).sum() / 6
+    steps = Steps(4_000, 500, 1, 16_000, 50, 20_000)
+    assert stalled(steps, 6) == pytest.approx(waiting, rel=0.02)
+    assert stalled(steps, 1) == pytest.approx(0, abs=1e-6)
+
+
+def test_smaller_chunks_shrink_the_bubbles_of_deep_pipelines() -> None:
+    stages = [(StageKind("g5.12xlarge", 1), 8)] * 8
+    coarse, fine = (bound(QWEN, max_num_batched_tokens=n).estimate(stages) for n in (2048, 256))
+    bubble = [e.stages[3].breakdown["bubble"] / e.stages[3].prefill_seconds for e in (coarse, fine)]
+    assert 0 < bubble[1] < bubble[0]
