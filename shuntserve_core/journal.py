@@ -25,6 +25,11 @@ class Journal:
     error: str = ""
     attempts: int = 0
     """Engines that it was sent to."""
+    status: int = 200
+    """With `error`, whose fault it is, as an HTTP status: 400 the request's, 500 the engine's, 503
+    nobody had room."""
+    retry_after: float | None = None
+    """With `error`, seconds after which it may work; None if it may not."""
 
     def record(self, step: StepOutput) -> None:
         """Add what an engine step produced."""
@@ -41,6 +46,16 @@ class Journal:
             sampling=self.sampling,
             output=tuple(self.output),
         )
+
+    def ended(self, max_length: int) -> str | None:
+        """Why the output is complete although no engine said so, or None if it is not.
+
+        An engine can be lost between a last token and its `finish`.
+        """
+        if self.output and self.output[-1] in self.sampling.stop_token_ids:
+            return "stop"
+        full = len(self.prompt) + len(self.output) >= max_length
+        return "length" if full or self.finished_by_length else None
 
     @property
     def finished_by_length(self) -> bool:

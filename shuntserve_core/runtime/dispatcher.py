@@ -1,0 +1,473 @@
+"""Every request's way from the front door to its outcome, over however many engines it takes.
+
+```
+            submit                    a lane has room
+  (refused) <---- new ----> WAITING ----------------> RUNNING ---- finish ----> told: stop, length
+                              ^  |                    |  |  |
+                              |  | queue_seconds      |  |  '-- bad request --> told: error 400
+                              |  '--> told: error 503 |  |
+                              |                       |  '-- max_faults ------> told: error 500
+                              '--- lost, failed, -----'
+                                   migrated            '---- cancel ----------> forgotten, untold
+```
+
+A request on its way back to WAITING carries its tokens in its journal, stands in front of those
+that have none, and is ended instead where its journal is complete already, or where no engine can
+do what it asks for.  `WAITING` and `RUNNING` are `Flight.lane` being None or not; a request is in
+exactly one queue or in exactly one lane, and in-flight counts are the sizes of these tables.
+
+Words of an engine that a request has left are told by the attempt that they belong to, and dropped.
+Sinks may cancel and submit from within `on_output`: all tables are settled before they are called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from attrs import evolve
+
+from shuntserve_core.interfaces.balancer import Balancer
+from shuntserve_core.interfaces.frontdoor import Refused, Sink
+from shuntserve_core.interfaces.link import EngineLink, LinkLost, RequestRefused
+from shuntserve_core.journal import Journal
+from shuntserve_core.runtime.breaker import Breaker
+from shuntserve_core.runtime.flights import (
+    PLANNED,
+    UNPLANNED,
+    Counters,
+    Flight,
+    Lane,
+    Observer,
+    Silence,
+    Timer,
+)
+from shuntserve_core.types.request import StepOutput
+
+log = logging.getLogger(__name__)
+
+
+class Clock(Protocol):
+    """The part of an event loop that is needed here."""
+
+    def time(self) -> float:
+        """Seconds."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call once, `delay` seconds from now."""
+        ...
+
+
+class Dispatcher:
+    """The `Backend` of front doors.  Belongs to one event loop."""
+
+    def __init__(
+        self,
+        balancer: Balancer,
+        *,
+        queue: int = 1024,
+        queue_seconds: float = 60.0,
+        max_length: int = 0,
+        features: frozenset[str] | None = None,
+        max_faults: int = 5,
+        breaker: Callable[[], Breaker] = Breaker,
+        observer: Observer | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """`max_length` and `features` are what engines will have while none is there yet."""
+        self.counters = Counters()
+        self.observer = observer or Silence()
+        self.keep_tokens = True
+        """Whether a migrated request goes on from its tokens; if not, they are made once more, and
+        dropped: only to compare with systems that work so."""
+        self.cluster_status: Callable[[], dict[str, Any]] = dict
+        """What the cluster manager adds to `status`."""
+        self._balancer = balancer
+        self._limit = queue
+        self._queue_seconds = queue_seconds
+        self._max_length = max_length
+        self._features = features
+        self._max_faults = max_faults
+        self._breaker = breaker
+        self._clock: Clock = clock or asyncio.get_running_loop()
+        self._lanes: dict[str, Lane] = {}
+        self._flights: dict[str, Flight] = {}
+        self._new: dict[str, Flight] = {}
+        self._resumed: dict[str, Flight] = {}
+
+    # For front doors
+
+    def submit(self, journal: Journal, sink: Sink) -> None:
+        """As `Backend.submit`."""
+        flight = Flight(journal, sink, since=self._clock.time())
+        try:
+            self._check(flight)
+            if not (self._resumed or self._new) and self._place(flight):
+                self.counters.submitted += 1
+                return
+            if len(self._new) >= self._limit:
+                raise self._full()
+        except Refused:
+            if self._is(flight):
+                self._forget(flight)
+            self.counters.refused += 1
+            raise
+        self.counters.submitted += 1
+        self._flights[journal.id] = flight
+        self._wait(self._new, flight)
+        self._pump()
+
+    def cancel(self, request_id: str) -> None:
+        """As `Backend.cancel`."""
+        flight = self._flights.get(request_id)
+        if flight is None:
+            return
+        if flight.lane is not None:
+            flight.lane.link.abort(request_id)
+        self._forget(flight)
+        self.counters.cancelled += 1
+        self._pump()
+
+    @property
+    def features(self) -> frozenset[str]:
+        """As `Backend.features`."""
+        lanes = self._alive()
+        if not lanes:
+            return self._features or frozenset()
+        return frozenset().union(*(lane.link.info.features for lane in lanes))
+
+    @property
+    def ready(self) -> bool:
+        """As `Backend.ready`."""
+        return any(lane.serves for lane in self._lanes.values())
+
+    @property
+    def max_length(self) -> int:
+        """As `Backend.max_length`."""
+        if self._max_length:
+            return self._max_length
+        return max((lane.link.info.max_length for lane in self._alive()), default=0)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run or wait."""
+        return len(self._flights)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._new) + len(self._resumed)
+
+    def status(self) -> dict[str, Any]:
+        """As `Backend.status`."""
+        return {
+            "ready": self.ready,
+            "in_flight": self.in_flight,
+            "waiting": self.waiting,
+            "counters": self.counters.flat(),
+            "pipelines": [lane.status() for lane in self._lanes.values()],
+            "cluster": self.cluster_status(),
+        }
+
+    # For the cluster manager
+
+    def add_pipeline(self, name: str, link: EngineLink, throughput: float, capacity: int) -> None:
+        """Let requests go to a pipeline: at once if its engine is ready, else when it says so.
+
+        `throughput` is its estimate in requests per second, `capacity` the requests that it runs
+        at once.  The link stays the caller's to close.
+        """
+        if name in self._lanes:
+            raise ValueError(f"pipeline {name!r} is there already")
+        lane = Lane(name, link, throughput, capacity, self._breaker())
+        self._lanes[name] = lane
+        link.on_lost(partial(self._lost, lane))
+        link.on_state(lambda _: self._pump())
+        self._pump()
+
+    def drain_pipeline(self, name: str) -> None:
+        """Send a pipeline nothing new; what it has goes on.  Unknown names are ignored."""
+        lane = self._lanes.get(name)
+        if lane is not None:
+            lane.draining = True
+
+    def admit_pipeline(self, name: str) -> None:
+        """Undo `drain_pipeline`: the notice was withdrawn.  Unknown names are ignored."""
+        lane = self._lanes.get(name)
+        if lane is not None:
+            lane.draining = False
+            self._pump()
+
+    def migrate(self, name: str) -> None:
+        """Drain a pipeline and carry what it has to others.  Unknown names are ignored."""
+        lane = self._lanes.get(name)
+        if lane is not None:
+            lane.draining = True
+            self._evacuate(lane, PLANNED, "migrated")
+
+    def remove_pipeline(self, name: str) -> None:
+        """Forget a pipeline; requests that it still has count as lost, and go on elsewhere.
+
+        Unknown names are ignored.
+        """
+        lane = self._lanes.pop(name, None)
+        if lane is not None:
+            lane.draining = True
+            self._balancer.forget(name)
+            self._evacuate(lane, UNPLANNED, "pipeline removed")
+
+    # Placing
+
+    def _check(self, flight: Flight) -> None:
+        if flight.journal.id in self._flights:
+            raise Refused(400, f"request id {flight.journal.id!r} is in use")
+        missing = self._missing(flight)
+        if missing:
+            raise Refused(400, f"no engine here can do this: {', '.join(sorted(missing))}")
+
+    def _missing(self, flight: Flight) -> frozenset[str]:
+        """What keeps a request from every engine that is there, if anything does."""
+        lanes, need = self._alive(), self._need(flight)
+        if not lanes:
+            known = flight.features if self._features is None else self._features
+            return flight.features - known
+        if any(lane.can(flight.features, need) for lane in lanes):
+            return frozenset()
+        return flight.features - self.features or frozenset({"combination"})
+
+    def _need(self, flight: Flight) -> int:
+        """Tokens of context: an engine with less would cut the answer short, and differently."""
+        return min(flight.length, self.max_length or flight.length)
+
+    def _alive(self) -> list[Lane]:
+        return [lane for lane in self._lanes.values() if lane.link.lost is None]
+
+    def _place(self, flight: Flight) -> bool:
+        """Send a request to a lane, if any can take it.  Raises `Refused` if none ever will."""
+        while True:
+            lane = self._choose(flight)
+            if lane is None:
+                return False
+            try:
+                self._send(flight, lane)
+            except LinkLost:
+                lane.draining = True  # the link's own word of it is on its way
+            except RequestRefused as error:
+                raise Refused(400, str(error)) from error
+            else:
+                return True
+
+    def _choose(self, flight: Flight) -> Lane | None:
+        now, need = self._clock.time(), self._need(flight)
+        lanes = [
+            lane
+            for lane in self._lanes.values()
+            if lane.open(now) and lane.can(flight.features, need)
+        ]
+        if flight.avoid:
+            lanes = [lane for lane in lanes if lane.name != flight.avoid] or lanes
+        if not lanes:
+            return None
+        return self._lanes[self._balancer.pick([lane.candidate() for lane in lanes])]
+
+    def _send(self, flight: Flight, lane: Lane) -> None:
+        journal, now = flight.journal, self._clock.time()
+        journal.attempts += 1
+        self._flights[journal.id] = flight
+        flight.board(lane)
+        try:
+            lane.link.submit(flight.request, partial(self._heard, flight, journal.attempts))
+        except (LinkLost, RequestRefused):
+            flight.leave()
+            raise
+        lane.dispatched += 1
+        lane.breaker.sent(now)
+        self._stop_waiting(flight)
+        if not flight.kind:
+            self.observer.queued(now - flight.since)
+
+    def _pump(self) -> None:
+        """Place what waits, first come first served, as far as there is room."""
+        for queue in (self._resumed, self._new):
+            for flight in tuple(queue.values()):
+                now = self._clock.time()
+                if not any(lane.open(now) for lane in self._lanes.values()):
+                    return
+                if queue.get(flight.journal.id) is not flight or flight.lane is not None:
+                    continue  # cancelled or placed from within a sink that was told something
+                try:
+                    self._place(flight)
+                except Refused as refused:
+                    self._fail(flight, refused.message, refused.status)
+
+    # Waiting
+
+    def _wait(self, queue: dict[str, Flight], flight: Flight) -> None:
+        queue[flight.journal.id] = flight
+        flight.deadline = self._clock.call_later(self._queue_seconds, self._expired, flight)
+
+    def _stop_waiting(self, flight: Flight) -> None:
+        self._new.pop(flight.journal.id, None)
+        self._resumed.pop(flight.journal.id, None)
+        if flight.deadline is not None:
+            flight.deadline.cancel()
+            flight.deadline = None
+
+    def _expired(self, flight: Flight) -> None:
+        if not self._is(flight) or flight.lane is not None:
+            return
+        self.counters.timed_out += 1
+        error = f"no pipeline had room within {self._queue_seconds:g} s"
+        self._fail(flight, error, 503, self._retry_after())
+
+    def _full(self) -> Refused:
+        status, why = (429, "the queue is full") if self.ready else (503, "no pipeline serves")
+        return Refused(status, why, self._retry_after())
+
+    def _retry_after(self) -> float:
+        """Seconds until those that wait now may have been served."""
+        throughput = sum(lane.throughput for lane in self._lanes.values() if lane.serves)
+        if not throughput:
+            return self._queue_seconds
+        return min(max((self.waiting + 1) / throughput, 1.0), self._queue_seconds)
+
+    # What engines say
+
+    def _heard(self, flight: Flight, attempt: int, output: StepOutput) -> None:
+        lane, journal = flight.lane, flight.journal
+        if lane is None or attempt != journal.attempts:
+            return  # a late word of an engine that the request has left
+        failed = output.finish == "error" and not output.bad_request
+        if failed:
+            reason, output = output.error, evolve(output, finish=None, error="")
+        if output.tokens:
+            output = self._work(flight, lane, output)
+        if output.tokens or output.finish is not None:
+            self._resumes(flight)
+            journal.record(output)
+        if failed:
+            self._engine_failed(flight, lane, reason, output)
+        elif output.finish is not None:
+            self._finish(flight, output)
+        elif output.tokens:
+            _tell(flight, output)
+
+    def _work(self, flight: Flight, lane: Lane, output: StepOutput) -> StepOutput:
+        """Count an output's tokens; returns it without those that the journal has already."""
+        if flight.unread:
+            lane.breaker.succeeded()
+        flight.work(len(output.tokens))
+        flight.faults = 0
+        repeated = min(flight.repeated, len(output.tokens))
+        if repeated:
+            flight.repeated -= repeated
+            self.counters.recomputed_tokens += repeated
+            tokens, logprobs = output.tokens[repeated:], output.logprobs[repeated:]
+            output = evolve(output, tokens=tokens, logprobs=logprobs)
+        self.counters.output_tokens += len(output.tokens)
+        return output
+
+    def _resumes(self, flight: Flight) -> None:
+        if flight.kind:
+            self.observer.stalled(flight.kind, self._clock.time() - flight.since)
+            flight.kind = ""
+
+    def _engine_failed(self, flight: Flight, lane: Lane, reason: str, output: StepOutput) -> None:
+        if lane.breaker.failed(self._clock.time()):
+            self.counters.circuits_opened += 1
+            log.warning("pipeline %s fails requests, left alone for a while: %s", lane.name, reason)
+        if lane.breaker.next_trial is not None:
+            self._clock.call_later(lane.breaker.cooldown, self._pump)
+        flight.avoid = lane.name
+        if output.tokens:
+            _tell(flight, output)
+        if self._is(flight) and flight.lane is lane:
+            flight.leave()
+            self._go_on(flight, UNPLANNED, reason)
+        self._pump()
+
+    def _lost(self, lane: Lane, reason: str) -> None:
+        self._evacuate(lane, UNPLANNED, f"engine lost: {reason}")
+
+    # Going on elsewhere
+
+    def _evacuate(self, lane: Lane, kind: str, reason: str) -> None:
+        moving = tuple(lane.flights.values())
+        for flight in moving:
+            lane.link.abort(flight.journal.id)
+            flight.leave()
+        for flight in moving:
+            if self._is(flight):  # else the sink of one before it cancelled it
+                self._go_on(flight, kind, reason)
+        self._pump()
+
+    def _go_on(self, flight: Flight, kind: str, reason: str) -> None:
+        """Queue a request for its next engine, or tell why there is none."""
+        journal = flight.journal
+        ended = journal.ended(self.max_length or flight.length)
+        if ended is not None:
+            output = StepOutput(journal.id, finish=ended)
+            journal.record(output)
+            self._finish(flight, output)
+            return
+        if kind == UNPLANNED:
+            flight.faults += 1
+            if flight.faults > self._max_faults:
+                error = f"given up after {flight.faults} engines failed in a row: {reason}"
+                self._fail(flight, error, 500)
+                return
+        flight.rewrite(keep_tokens=self.keep_tokens)
+        missing = self._missing(flight)
+        if missing:
+            self.counters.resume_impossible.update(missing)
+            error = f"{reason}; no engine can go on with it: {', '.join(sorted(missing))}"
+            self._fail(flight, error, 500)
+            return
+        self.counters.migrated[kind] += 1
+        self.counters.recomputed_tokens += len(flight.request.prompt) + len(flight.request.output)
+        if not flight.kind:  # else it was moved again before it had a word from the last one
+            flight.kind, flight.since = kind, self._clock.time()
+        self._wait(self._resumed, flight)
+
+    # Ends
+
+    def _finish(self, flight: Flight, output: StepOutput) -> None:
+        self._forget(flight)
+        if output.finish == "error":
+            flight.journal.status = 400
+            self.counters.failed += 1
+        else:
+            self.counters.finished += 1
+        _tell(flight, output)
+        self._pump()
+
+    def _fail(
+        self, flight: Flight, error: str, status: int, retry_after: float | None = None
+    ) -> None:
+        self._forget(flight)
+        self.counters.failed += 1
+        journal = flight.journal
+        journal.status, journal.retry_after = status, retry_after
+        output = StepOutput(journal.id, finish="error", error=error, bad_request=status == 400)
+        journal.record(output)
+        _tell(flight, output)
+
+    def _forget(self, flight: Flight) -> None:
+        self._stop_waiting(flight)
+        flight.leave()
+        self._flights.pop(flight.journal.id, None)
+
+    def _is(self, flight: Flight) -> bool:
+        """Whether a request is still under way."""
+        return self._flights.get(flight.journal.id) is flight
+
+
+def _tell(flight: Flight, output: StepOutput) -> None:
+    try:
+        flight.sink.on_output(output)
+    except Exception:  # the front door's mistake must not cost other requests their words
+        log.exception("the sink of request %s failed", flight.journal.id)

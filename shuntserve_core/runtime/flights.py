@@ -1,0 +1,214 @@
+"""What the dispatcher knows of requests and pipelines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Protocol
+
+from attrs import define, evolve, field
+
+from shuntserve_core.interfaces.balancer import Candidate
+from shuntserve_core.interfaces.frontdoor import Sink
+from shuntserve_core.interfaces.link import READY, EngineLink
+from shuntserve_core.journal import Journal
+from shuntserve_core.runtime.breaker import Breaker
+from shuntserve_core.types.request import EngineRequest
+
+PLANNED, UNPLANNED = "planned", "unplanned"
+"""Kinds of migration: asked for by the cluster manager, or forced by a loss or a failure."""
+
+
+class Timer(Protocol):
+    """A call that will happen."""
+
+    def cancel(self) -> None:
+        """Make it not happen."""
+        ...
+
+
+class Observer(Protocol):
+    """Hears durations as they happen, for histograms."""
+
+    def stalled(self, kind: str, seconds: float) -> None:
+        """A migrated request has its next token; `kind` is `planned` or `unplanned`."""
+        ...
+
+    def queued(self, seconds: float) -> None:
+        """A request was sent to an engine after it waited."""
+        ...
+
+
+class Silence:
+    """An observer that does nothing."""
+
+    def stalled(self, kind: str, seconds: float) -> None:
+        """Nothing."""
+
+    def queued(self, seconds: float) -> None:
+        """Nothing."""
+
+
+@define
+class Counters:
+    """What happened since the start; every submitted request ends in exactly one of the four."""
+
+    submitted: int = 0
+    finished: int = 0
+    """By `stop` or `length`."""
+    failed: int = 0
+    cancelled: int = 0
+    refused: int = 0
+    """At once, without being submitted."""
+    output_tokens: int = 0
+    migrated: Counter[str] = field(factory=Counter)
+    """By `planned` and `unplanned`."""
+    recomputed_tokens: int = 0
+    """Prompt and output tokens that migrated requests had to be read again by an engine."""
+    resume_impossible: Counter[str] = field(factory=Counter)
+    """By feature that no engine had."""
+    circuits_opened: int = 0
+    timed_out: int = 0
+    """Of the failed: those that waited in the queue for too long."""
+
+    def flat(self) -> dict[str, int]:
+        """One number a name, for a status page."""
+        numbers = {
+            "submitted": self.submitted,
+            "finished": self.finished,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "refused": self.refused,
+            "timed_out": self.timed_out,
+            "output_tokens": self.output_tokens,
+            "recomputed_tokens": self.recomputed_tokens,
+            "circuits_opened": self.circuits_opened,
+            "resume_impossible": self.resume_impossible.total(),
+        }
+        for kind in (PLANNED, UNPLANNED):
+            numbers[f"migrated_{kind}"] = self.migrated[kind]
+        for feature, count in self.resume_impossible.items():
+            numbers[f"resume_impossible_{feature}"] = count
+        return numbers
+
+
+@define(eq=False)
+class Lane:
+    """A pipeline, with the requests that it has."""
+
+    name: str
+    link: EngineLink
+    throughput: float
+    capacity: int
+    breaker: Breaker
+    draining: bool = False
+    flights: dict[str, Flight] = field(factory=dict)
+    """By request id; its length is the in-flight count, so that no counter can drift."""
+    tokens: int = 0
+    """Sum of the flights' `pending`."""
+    dispatched: int = 0
+    """Requests ever sent to it."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it takes requests at all."""
+        return not self.draining and self.link.lost is None and self.link.state == READY
+
+    def open(self, now: float) -> bool:
+        """Whether it can take one more request now."""
+        has_room = len(self.flights) < self.capacity
+        return has_room and self.serves and self.breaker.admits(now)
+
+    def can(self, features: frozenset[str], length: int) -> bool:
+        """Whether its engine can do what a request asks for."""
+        info = self.link.info
+        return length <= info.max_length and features <= info.features
+
+    def candidate(self) -> Candidate:
+        """As the balancer sees it."""
+        return Candidate(self.name, self.throughput, self.capacity, len(self.flights), self.tokens)
+
+    def status(self) -> dict[str, Any]:
+        """For people."""
+        return {
+            "name": self.name,
+            "state": self.link.state if self.link.lost is None else "lost",
+            "draining": self.draining,
+            "in_flight": len(self.flights),
+            "capacity": self.capacity,
+            "throughput_rps": self.throughput,
+            "outstanding_tokens": self.tokens,
+            "dispatched": self.dispatched,
+            "circuit": "closed" if self.breaker.next_trial is None else "open",
+        }
+
+
+@define(eq=False)
+class Flight:
+    """A request from submission to its outcome."""
+
+    journal: Journal
+    sink: Sink
+    lane: Lane | None = None
+    """Where it runs, or None while it waits."""
+    pending: int = 0
+    """Tokens that its engine must still read or make, at most."""
+    unread: int = 0
+    """Of those, the ones to read: gone with the first word of the engine."""
+    repeated: int = 0
+    """Tokens that the engine makes a second time, because it was not told of them."""
+    faults: int = 0
+    """Losses and failures in a row without a token in between."""
+    avoid: str = ""
+    """Pipeline that failed it last."""
+    kind: str = ""
+    """Of the migration under way; empty if there is none."""
+    since: float = 0.0
+    """When it began to wait, or when its tokens stopped coming."""
+    deadline: Timer | None = None
+
+    request: EngineRequest = field(init=False)
+    """What the next engine gets."""
+    features: frozenset[str] = field(init=False)
+    """What the next engine must be able to do."""
+
+    def __attrs_post_init__(self) -> None:
+        self.rewrite(keep_tokens=True)
+
+    def rewrite(self, *, keep_tokens: bool) -> None:
+        """Make the request for the next engine from the journal as it is now."""
+        # Sinks see the journal's id; links tell attempts apart themselves.
+        request = evolve(self.journal.request(), id=self.journal.id)
+        if not keep_tokens:
+            self.repeated = len(request.output)
+            request = evolve(request, output=())
+        self.request, self.features = request, request.features
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and output, at most."""
+        return len(self.journal.prompt) + self.journal.sampling.max_tokens
+
+    def board(self, lane: Lane) -> None:
+        """Count it into a lane."""
+        request = self.request
+        self.unread = len(request.prompt) + len(request.output)
+        self.pending = self.unread + request.sampling.max_tokens - len(request.output)
+        self.lane = lane
+        lane.flights[self.journal.id] = self
+        lane.tokens += self.pending
+
+    def work(self, tokens: int) -> None:
+        """Count tokens that its engine made, and with the first of them all that it read."""
+        done = min(self.unread + tokens, self.pending)
+        self.unread = 0
+        self.pending -= done
+        if self.lane is not None:
+            self.lane.tokens -= done
+
+    def leave(self) -> None:
+        """Count it out of its lane."""
+        lane, self.lane = self.lane, None
+        if lane is not None:
+            del lane.flights[self.journal.id]
+            lane.tokens -= self.pending
+        self.pending = self.unread = 0

@@ -1,0 +1,377 @@
+"""The dispatcher, case by case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shuntserve_core.interfaces.frontdoor import Refused
+from shuntserve_core.interfaces.link import STANDBY
+from shuntserve_core.runtime.dispatcher import Dispatcher
+from shuntserve_core.types.request import StepOutput
+from shuntserve_plugins.balancers.plain import RoundRobin
+from tests.core.runtime.fake_links import ALL, FakeClock, FakeLink, Listener, journal_of
+
+
+class Durations:
+    def __init__(self) -> None:
+        self.stalls: list[tuple[str, float]] = []
+        self.waits: list[float] = []
+
+    def stalled(self, kind: str, seconds: float) -> None:
+        self.stalls.append((kind, seconds))
+
+    def queued(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+class Bench:
+    """A dispatcher with pipelines `a`, `b`..., of two requests each."""
+
+    def __init__(self, pipelines: int = 2, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.durations = Durations()
+        self.dispatcher = Dispatcher(
+            RoundRobin(), clock=self.clock, observer=self.durations, **options
+        )
+        self.links: dict[str, FakeLink] = {}
+        for name in "abcdef"[:pipelines]:
+            self.add(name)
+
+    def add(self, name: str, capacity: int = 2, **link: Any) -> FakeLink:
+        self.links[name] = FakeLink(**link)
+        self.dispatcher.add_pipeline(name, self.links[name], 1.0, capacity)
+        return self.links[name]
+
+    def submit(self, name: str, **sampling: Any) -> Listener:
+        journal = journal_of(name, **sampling)
+        listener = Listener(journal)
+        self.dispatcher.submit(journal, listener)
+        return listener
+
+    def at(self, name: str) -> str:
+        """Which pipeline has a request."""
+        return "".join(lane for lane, link in self.links.items() if name in link.open)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [p["outstanding_tokens"] for p in self.dispatcher.status()["pipelines"]]
+
+
+def test_tokens_go_to_the_sink_and_counters_end_at_zero() -> None:
+    bench = Bench(1)
+    listener = bench.submit("r", max_tokens=5)
+    assert bench.tokens == [8]
+    bench.links["a"].say("r", 2)
+    assert bench.tokens == [3]
+    bench.links["a"].say("r", 1, "stop")
+    assert (listener.tokens, listener.outcome) == ([0, 1, 2], "stop")
+    assert bench.tokens == [0]
+    assert bench.dispatcher.in_flight == 0
+    assert bench.dispatcher.counters.finished == 1
+
+
+def test_a_lost_engine_is_nothing_that_a_sink_hears_of() -> None:
+    bench = Bench(2)
+    listener = bench.submit("r")
+    first = bench.at("r")
+    bench.links[first].say("r", 3)
+    stale = bench.links[first].open["r"][1]
+    bench.clock.advance(1)
+    bench.links[first].lose()
+    second = bench.at("r")
+    assert second != first
+    assert bench.links[second].open["r"][0].output == (0, 1, 2)
+    stale(StepOutput("r", (3,)))
+    bench.clock.advance(0.25)
+    bench.links[second].say("r", 2, "length")
+    assert (listener.tokens, listener.outcome) == ([0, 1, 2, 3, 4], "length")
+    assert bench.durations.stalls == [("unplanned", 0.25)]
+    assert bench.dispatcher.counters.migrated == {"unplanned": 1}
+    assert bench.dispatcher.counters.recomputed_tokens == 6
+
+
+def test_migration_drains_and_carries_everything_over() -> None:
+    bench = Bench(2)
+    for name in "xy":
+        bench.submit(name)
+    moved = bench.at("x")
+    bench.links[moved].say("x", 1)
+    bench.dispatcher.migrate(moved)
+    assert bench.at("x") == bench.at("y") != moved
+    assert bench.dispatcher.counters.migrated == {"planned": 1}
+    bench.submit("z")
+    assert bench.at("z") == ""
+    bench.dispatcher.admit_pipeline(moved)
+    assert bench.at("z") == moved
+
+
+def test_without_any_pipeline_requests_wait_and_resumed_ones_go_first() -> None:
+    bench = Bench(1)
+    old = bench.submit("old")
+    bench.links["a"].say("old", 1)
+    bench.links["a"].lose()
+    bench.submit("new")
+    bench.dispatcher.remove_pipeline("a")
+    assert bench.dispatcher.waiting == 2
+    link = bench.add("b", capacity=1)
+    assert list(link.open) == ["old"]
+    link.say("old", 1, "stop")
+    assert list(link.open) == ["new"]
+    assert old.tokens == [0, 1]
+
+
+def test_a_pipeline_serves_once_its_engine_is_ready() -> None:
+    bench = Bench(0)
+    bench.submit("r")
+    link = FakeLink()
+    link.state = STANDBY
+    bench.dispatcher.add_pipeline("a", link, 1.0, 1)
+    assert not bench.dispatcher.ready
+    assert not link.open
+    link.announce("ready")
+    assert bench.dispatcher.ready
+    assert "r" in link.open
+
+
+def test_waiting_has_an_end() -> None:
+    bench = Bench(0, queue_seconds=30)
+    listener = bench.submit("r")
+    bench.clock.advance(29)
+    assert listener.outcome is None
+    bench.clock.advance(2)
+    assert listener.outcome == "error"
+    assert (listener.journal.status, listener.journal.retry_after) == (503, 30)
+    assert bench.dispatcher.counters.timed_out == 1
+    assert bench.dispatcher.in_flight == 0
+
+
+def test_a_full_queue_refuses() -> None:
+    bench = Bench(0, queue=1)
+    bench.submit("a")
+    with pytest.raises(Refused) as refused:
+        bench.submit("b")
+    assert (refused.value.status, refused.value.retry_after) == (503, 60)
+    bench.add("p", capacity=1)
+    bench.submit("c")
+    with pytest.raises(Refused) as refused:
+        bench.submit("d")
+    assert (refused.value.status, refused.value.retry_after) == (429, 2)
+    assert bench.dispatcher.counters.refused == 2
+
+
+def test_no_queue_at_all_still_serves_while_there_is_room() -> None:
+    bench = Bench(1, queue=0)
+    bench.submit("a")
+    bench.submit("b")
+    with pytest.raises(Refused):
+        bench.submit("c")
+
+
+def test_what_no_engine_can_do_is_refused_and_never_queued() -> None:
+    bench = Bench(0, features=frozenset({"sampling", "resume"}))
+    with pytest.raises(Refused, match="guided"):
+        bench.submit("r", guided={"regex": "a"})
+    bench.add("a", features=ALL - {"logprobs"})
+    with pytest.raises(Refused, match="logprobs") as refused:
+        bench.submit("r", logprobs=1)
+    assert refused.value.status == 400
+    bench.submit("r", guided={"regex": "a"})
+    assert bench.at("r") == "a"
+
+
+def test_a_request_goes_where_it_can_be_done() -> None:
+    bench = Bench(0)
+    bench.add("plain", features=frozenset({"sampling"}))
+    bench.add("full")
+    for i in range(2):
+        bench.submit(f"r{i}", logprobs=0)
+        assert bench.at(f"r{i}") == "full"
+    bench.submit("waits", logprobs=0)
+    bench.submit("passes")
+    assert bench.at("waits") == ""
+    assert bench.at("passes") == "plain"
+
+
+def test_what_cannot_be_resumed_ends_with_an_error_and_is_counted() -> None:
+    bench = Bench(0)
+    bench.add("full")
+    listener = bench.submit("r", logprobs=0)
+    bench.links["full"].say("r", 1)
+    bench.add("plain", features=frozenset({"sampling", "resume"}))
+    bench.links["full"].lose()
+    assert listener.outcome == "error"
+    assert "logprobs" in listener.error
+    assert listener.journal.status == 500
+    assert bench.dispatcher.counters.resume_impossible == {"logprobs": 1}
+
+
+def test_an_engine_with_less_context_is_no_candidate() -> None:
+    bench = Bench(0)
+    bench.add("short", max_length=100)
+    bench.add("long", max_length=5000)
+    for i in range(2):
+        bench.submit(f"r{i}", max_tokens=500)
+        assert bench.at(f"r{i}") == "long"
+
+
+@pytest.mark.parametrize("ending", ["length", "stop", "context"])
+def test_a_complete_output_is_finished_and_not_resumed(ending: str) -> None:
+    bench = Bench(2)
+    sampling = {
+        "length": {"max_tokens": 3},
+        "stop": {"stop_token_ids": (2,)},
+        "context": {"prompt": 9_997, "max_tokens": 50},
+    }[ending]
+    listener = bench.submit("r", **sampling)
+    first = bench.at("r")
+    bench.links[first].say("r", 3)
+    bench.links[first].lose()
+    assert listener.outcome == ("stop" if ending == "stop" else "length")
+    assert bench.at("r") == ""
+    assert listener.journal.attempts == 1
+
+
+def test_a_request_that_kills_engines_is_given_up() -> None:
+    bench = Bench(0, max_faults=3)
+    listener = bench.submit("poison")
+    for i in range(4):
+        assert listener.outcome is None
+        name = f"e{i}"
+        bench.add(name)
+        bench.links[name].lose()
+        bench.dispatcher.remove_pipeline(name)
+    assert listener.outcome == "error"
+    assert "given up" in listener.error
+
+
+def test_one_that_makes_headway_is_never_given_up() -> None:
+    bench = Bench(0, max_faults=2)
+    listener = bench.submit("r")
+    for i in range(8):
+        link = bench.add(f"e{i}")
+        link.say("r", 1)
+        link.lose()
+    assert listener.outcome is None
+    assert listener.tokens == list(range(8))
+
+
+def test_engine_errors_are_tried_elsewhere_and_open_the_circuit() -> None:
+    bench = Bench(2)
+    for i in range(3):
+        listener = bench.submit(f"r{i}")
+        bench.links["a"].say(f"r{i}", finish="error", error="out of memory")
+        assert bench.at(f"r{i}") == "b"
+        bench.links["b"].say(f"r{i}", 1, "stop")
+        assert listener.outcome == "stop"
+    assert bench.dispatcher.counters.circuits_opened == 1
+    assert bench.dispatcher.status()["pipelines"][0]["circuit"] == "open"
+    bench.submit("x")
+    bench.submit("y")
+    assert bench.at("x") == bench.at("y") == "b"
+    bench.clock.advance(5)
+    bench.submit("trial")
+    bench.submit("second")
+    assert bench.at("trial") == "a"
+    assert bench.at("second") == ""
+    bench.links["a"].say("trial", 1)
+    bench.submit("third")
+    assert bench.at("second") == "a"
+
+
+def test_a_clients_mistake_opens_no_circuit_and_is_not_tried_again() -> None:
+    bench = Bench(2)
+    for i in range(5):
+        listener = bench.submit(f"r{i}")
+        name = bench.at(f"r{i}")
+        bench.links[name].say(f"r{i}", finish="error", error="too long", bad_request=True)
+        assert listener.outcome == "error"
+        assert listener.journal.status == 400
+    assert bench.dispatcher.counters.circuits_opened == 0
+    assert bench.dispatcher.counters.migrated == {}
+
+
+def test_what_cannot_be_sent_is_refused_or_failed() -> None:
+    bench = Bench(1)
+    bench.links["a"].refuses = True
+    with pytest.raises(Refused) as refused:
+        bench.submit("now")
+    assert refused.value.status == 400
+    assert bench.dispatcher.in_flight == 0
+    bench.dispatcher.drain_pipeline("a")
+    listener = bench.submit("later")
+    bench.dispatcher.admit_pipeline("a")
+    assert listener.outcome == "error"
+    assert listener.journal.status == 400
+
+
+def test_cancelling_aborts_and_makes_room() -> None:
+    bench = Bench(1)
+    for name in ("x", "y", "z"):
+        bench.submit(name)
+    bench.dispatcher.cancel("x")
+    bench.dispatcher.cancel("unknown")
+    assert set(bench.links["a"].open) == {"y", "z"}
+    assert bench.dispatcher.counters.cancelled == 1
+    bench.submit("w")
+    bench.dispatcher.cancel("w")
+    assert bench.dispatcher.waiting == 0
+
+
+def test_a_sink_may_cancel_and_submit_while_it_is_told() -> None:
+    bench = Bench(1)
+
+    class Busy(Listener):
+        def on_output(self, output: StepOutput) -> None:
+            super().on_output(output)
+            bench.dispatcher.cancel(self.journal.id)
+            self.cancelled = True
+            bench.submit("next")
+
+    journal = journal_of("r")
+    bench.dispatcher.submit(journal, Busy(journal))
+    bench.links["a"].say("r", 1)
+    assert set(bench.links["a"].open) == {"next"}
+    assert bench.dispatcher.counters.cancelled == 1
+
+
+def test_a_sink_that_fails_costs_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(1)
+
+    class Broken:
+        def on_output(self, output: StepOutput) -> None:
+            raise RuntimeError("a bug above")
+
+    bench.dispatcher.submit(journal_of("r"), Broken())
+    bench.links["a"].say("r", 1)
+    bench.links["a"].say("r", 1, "stop")
+    assert "a bug above" in caplog.text
+    assert bench.dispatcher.in_flight == 0
+
+
+def test_a_finished_id_may_be_used_again_but_not_a_live_one() -> None:
+    bench = Bench(1)
+    bench.submit("r")
+    with pytest.raises(Refused, match="in use"):
+        bench.submit("r")
+    assert bench.at("r") == "a"
+    bench.links["a"].say("r", 1, "stop")
+    bench.submit("r")
+    assert bench.at("r") == "a"
+
+
+def test_starting_over_repeats_no_token_to_the_sink() -> None:
+    bench = Bench(2)
+    bench.dispatcher.keep_tokens = False
+    listener = bench.submit("r")
+    first = bench.at("r")
+    bench.links[first].say("r", 3)
+    bench.dispatcher.migrate(first)
+    second = bench.links[bench.at("r")]
+    assert second.open["r"][0].output == ()
+    for _ in range(3):
+        second.say("r", 2)
+    second.say("r", 1, "length")
+    assert listener.tokens == list(range(7))
+    assert bench.dispatcher.counters.recomputed_tokens == 3 + 3
