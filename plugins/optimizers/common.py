@@ -9,6 +9,7 @@ import numpy as np
 from attrs import frozen
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.fitting import explain_no_pipeline
 from shuntserve_core.interfaces.estimator import Floats, Ints
 from shuntserve_core.interfaces.optimizer import Problem
 from shuntserve_core.types import InstanceType, Objective, StageKind
@@ -88,7 +89,8 @@ class Pool:
     def of(cls, problem: Problem, degrees: Degrees = whole) -> Pool:
         """Everything that is offered and that the model does not refuse.
 
-        Where the problem demands whole instances, `degrees` is not asked.
+        Where the problem demands whole instances, `degrees` is not asked.  Raises `UserError`
+        where nothing is left.
         """
         if problem.whole_instances:
             degrees = whole
@@ -99,6 +101,8 @@ class Pool:
             for degree in degrees(offer.instance)
             if not problem.estimator.model.refuse_tensor_parallel(degree)
         ]
+        if not rows:
+            raise explain_no_pipeline(problem)
         gpus = np.array([offer.instance.gpu_count for offer in offers], dtype=np.int64)
         prices = np.array([offer.price for offer in offers], dtype=np.float64)
         need = np.zeros((len(rows), len(offers)), dtype=np.int64)

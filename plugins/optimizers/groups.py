@@ -151,13 +151,16 @@ class Groups:
 def share_out(total: int, memory: Ints) -> Ints:
     """Layers in proportion to memory, at least one each: both arrays are (n, stages).
 
-    The largest remainders are rounded up.
+    The largest remainders are rounded up.  Where a share is less than a layer, every stage gets
+    one layer first, and the rest is shared.
     """
     depth = memory.shape[1]
-    exact = (total - depth) * memory / memory.sum(axis=1, keepdims=True)
+    share = memory / memory.sum(axis=1, keepdims=True)
+    first = (total * share.min(axis=1, keepdims=True) < 1).astype(np.int64)
+    exact = (total - first * depth) * share
     layers = exact.astype(np.int64)
     order = np.argsort(layers - exact, axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable")
-    missing = total - depth - layers.sum(axis=1, keepdims=True)
-    result: Ints = 1 + layers + (rank < missing)
+    missing = total - first * depth - layers.sum(axis=1, keepdims=True)
+    result: Ints = first + layers + (rank < missing)
     return result
