@@ -65,9 +65,9 @@ def compare(
     if as_json:
         print_json(results)
     else:
-        _show(results)
+        _show(results, config.model.name)
     if out:
-        _write(Path(out), results, str(config.model.name))
+        _write(Path(out), results, config.model.name)
         click.echo(f"Written to {out}", err=True)
     if all(result["error"] for result in results):
         raise UserError("no optimizer found a placement", remedy="each row says why")
@@ -126,19 +126,20 @@ def _cell(result: dict[str, Any], column: str) -> Any:
     return len(value) if column == "pipelines" and value is not None else value
 
 
-def _show(results: list[dict[str, Any]]) -> None:
+def _show(results: list[dict[str, Any]], model: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     best = max((result.get("throughput_rps", 0.0) for result in results), default=0.0)
+    several = len({result["estimator"] for result in results}) > 1
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("optimizer", "estimator"):
+    for name in ("optimizer", "estimator") if several else ("optimizer",):
         table.add_column(name, no_wrap=True)
-    for name in ("req/s", "of best", "$/h", "$/1M tok", "pipes", "took"):
+    for name in ("req/s", "of best", "$/h", "$/1M tok", "pipelines", "took"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for result in results:
-        names = (result["optimizer"], result["estimator"])
+        names = [result["optimizer"], result["estimator"]][: 2 if several else 1]
         took = f"{result['seconds']:.2f} s"
         if result["error"]:
             table.add_row(*names, "refused", "-", "-", "-", "-", took, style="red")
@@ -155,6 +156,8 @@ def _show(results: list[dict[str, Any]]) -> None:
             _proof(result),
         )
     console = Console(highlight=False)
+    if not several:
+        console.print(f"{model}, estimator {results[0]['estimator']}", style="bold")
     console.print(table)
     for result in results:
         if result["error"]:

@@ -41,11 +41,10 @@ def show_placement(placement: Placement, config: Config) -> None:
 
 def _headline(placement: Placement, config: Config) -> RenderableType:
     workload = config.workload
+    search = f"{placement.optimizer} on {placement.estimator}".removeprefix(" on ")
     about = Text.assemble(
         (placement.model, "bold"),
-        f", {workload.input_tokens} tokens in, {workload.output_tokens} out"
-        f" (estimator {placement.estimator}"
-        + (f", optimizer {placement.optimizer})" if placement.optimizer else ")"),
+        f", {workload.input_tokens} tokens in, {workload.output_tokens} out, {search}",
     )
     cost = cost_per_million_tokens(placement, workload)
     result = Text.assemble(
