@@ -51,11 +51,11 @@ class EngineLaunch:
     """URL of the weight store."""
     weights_model: str
     """`BASE/MODEL`: what the model is called in it."""
-    layers: tuple[tuple[int, int], ...] = field(converter=tuple)
+    layers: tuple[tuple[int, int], ...]
     """First layer and end of each stage."""
-    tensor_parallel: tuple[int, ...] = field(converter=tuple)
+    tensor_parallel: tuple[int, ...]
     """Degree of each stage."""
-    ranks: tuple[RankLaunch, ...] = field(converter=tuple)
+    ranks: tuple[RankLaunch, ...]
     """Stage by stage, and within a stage by rank; global rank is the index."""
     rendezvous: str
     """`host:port` free on rank 0's node, for the ranks to find each other."""
@@ -89,12 +89,12 @@ class WorkerCommand:
     """A process that a node agent starts."""
 
     node: str
-    argv: tuple[str, ...] = field(converter=tuple)
+    argv: tuple[str, ...]
     environment: Mapping[str, str] = field(factory=dict)
     """On top of the agent's environment."""
     stdin: str = ""
     """Written to its standard input, which then stays open for as long as the agent lives."""
-    ranks: tuple[int, ...] = field(default=(), converter=tuple)
+    ranks: tuple[int, ...] = ()
     """Global ranks that run in it."""
 
 
