@@ -13,6 +13,10 @@ from shuntserve_core.interfaces.estimator import Floats, Ints
 
 _ROUNDING = 1e-9
 """Relative slack when seconds are turned back into layers."""
+_NOTHING = 1e-25
+"""Seconds that are no time at all."""
+_MANY = 1e6
+"""More layers than any model has: what takes no time at all has no other limit."""
 
 
 @frozen(eq=False)
@@ -35,14 +39,10 @@ class Shares:
         return np.asarray(open_slots & (least <= layers) & (most >= layers))
 
 
-def layers_within(seconds: Floats, slope: Floats, base: Floats, high: Ints) -> Ints:
-    """Most layers that take no longer than `seconds`, at most `high`; may be negative."""
-    spare = seconds - base + _ROUNDING * np.abs(seconds)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        count = np.floor(spare / slope)
-    free = np.where(spare >= 0, np.inf, -1)
-    fits = np.where(slope > 0, count, free)
-    return np.asarray(np.minimum(np.maximum(fits, -1), high), dtype=np.int64)
+def layers_within(seconds: Floats, slope: Floats, base: Floats) -> Floats:
+    """Most layers that take no longer than `seconds`: whole numbers, negative where none do."""
+    spare = seconds * (1 + _ROUNDING) + _NOTHING - base
+    return np.asarray(np.floor(spare / np.maximum(slope, _NOTHING / _MANY)))
 
 
 def slowest_at_least(slope: Floats, base: Floats, shares: Shares, layers: int) -> Floats:
@@ -51,37 +51,34 @@ def slowest_at_least(slope: Floats, base: Floats, shares: Shares, layers: int) -
     The answer is the time of some slot with some number of layers; for every slot the fewest
     layers at which everybody's share adds up are found by bisection.  Infinite where nothing fits.
     """
-    count, low, high = shares.count, shares.low, shares.high
-    present = count > 0
-    floor = np.where(present, slope * low + base, 0).max(axis=1)
-    least = np.where(present, low, 0)
-    most = np.where(present, high, 0)
+    present = shares.count > 0
+    least = np.where(present, shares.low, 0)
+    most = np.where(present, shares.high, 0)
+    floor = np.where(present, slope * least + base, 0).max(axis=1)[:, None]
+    slope_of, base_of = slope[:, None, :], base[:, None, :]
+    least_of, most_of = least[:, None, :], np.maximum(most, least)[:, None, :]
+    count = shares.count.astype(np.float64)[:, :, None]
+
+    def total(own: Ints) -> Floats:
+        """Layers that all stages hold while those of each slot in turn hold `own`."""
+        seconds = np.maximum(slope * own + base, floor)
+        fits = layers_within(seconds[:, :, None], slope_of, base_of)
+        return np.asarray(np.clip(fits, least_of, most_of) @ count)[:, :, 0]
+
     lower, upper = least - 1, most
-    for _ in range(int(np.ceil(np.log2(max(layers, 2)))) + 1):
+    for _ in range(int(most.max(initial=1)).bit_length() + 1):
         middle = (lower + upper + 1) // 2
-        seconds = np.maximum(slope * middle + base, floor[:, None])
-        total = np.zeros_like(middle)
-        for slot in range(count.shape[1]):
-            fits = layers_within(
-                seconds, slope[:, slot, None], base[:, slot, None], most[:, slot, None]
-            )
-            total += count[:, slot, None] * np.maximum(fits, least[:, slot, None])
-        enough = total >= layers
-        upper = np.where(enough & (upper > lower + 1), middle, upper)
-        lower = np.where(~enough & (upper > lower + 1), middle, lower)
-    seconds = np.maximum(slope * upper + base, floor[:, None])
+        enough = total(middle) >= layers
+        upper = np.where(enough, middle, upper)
+        lower = np.where(enough, lower, np.minimum(middle, upper - 1))
     # The greatest number of layers of a slot may still be too few for the others.
-    total = np.zeros_like(upper)
-    for slot in range(count.shape[1]):
-        fits = layers_within(
-            seconds, slope[:, slot, None], base[:, slot, None], most[:, slot, None]
-        )
-        total += count[:, slot, None] * np.maximum(fits, least[:, slot, None])
-    found = np.where(present & (total >= layers), seconds, np.inf).min(axis=1)
+    seconds = np.maximum(slope * upper + base, floor)
+    found = np.where(present & (total(upper) >= layers), seconds, np.inf).min(axis=1)
     return np.where(shares.holds(layers), found, np.inf)
 
 
 def capped(shares: Shares, slope: Floats, base: Floats, seconds: Floats) -> Shares:
     """The same shares where no stage may take longer than `seconds` (n,)."""
-    fits = layers_within(seconds[:, None], slope, base, shares.high)
-    return Shares(shares.count, shares.low, np.where(shares.count > 0, fits, shares.high))
+    fits = np.clip(layers_within(seconds[:, None], slope, base), -1, shares.high)
+    high = np.where(shares.count > 0, fits, shares.high).astype(np.int64)
+    return Shares(shares.count, shares.low, high)

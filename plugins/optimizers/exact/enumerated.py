@@ -19,7 +19,7 @@ from shuntserve_plugins.optimizers.exact.relax import pair_bounds, throughput_bo
 from shuntserve_plugins.optimizers.exact.splits import Split, Splitter
 
 _TOLERANCE = 1e-9
-_PROBE = 0.95
+_PROBE = 0.85
 """How far below its bound a set is searched at a time."""
 _NEGLIGIBLE = 1e-3
 """Share of the best set's bound below which a set is solved whatever it is worth."""
@@ -36,6 +36,8 @@ class Columns:
     bound: Floats
     """Upper bounds; the worth itself where there is a split."""
     splits: dict[int, Split] = field(factory=dict)
+    pairs: dict[int, tuple[Ints, Floats]] = field(factory=dict)
+    """Batches that each set can have and their bounds, for sets looked at more closely."""
 
     @property
     def solved(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -139,25 +141,49 @@ class Enumerated:
     def _examine(self, rows: Ints, relaxed: Relaxation, gap: float) -> bool:
         """Look closer at the most promising sets; returns whether any was solved."""
         columns = self.columns
+        new = np.array([row for row in rows if row not in columns.pairs][:_AT_ONCE], dtype=int)
+        depths = columns.sets.sum(axis=1)
+        for depth in np.unique(depths[new]):
+            self._pair(new[depths[new] == depth], int(depth))
         rows = rows[:_AT_ONCE]
         needed = (columns.usage[rows] @ relaxed.prices - gap) / max(relaxed.weight, 1e-12)
         threshold = np.maximum(needed - _TOLERANCE, _PROBE * columns.bound[rows])
         threshold[threshold < _NEGLIGIBLE * columns.bound.max()] = 0
-        threshold = np.clip(threshold, 0, columns.bound[rows])
-        depths = columns.sets[rows].sum(axis=1)
-        fresh = False
-        for depth in np.unique(depths):
-            which = np.flatnonzero(depths == depth)
-            number, sets = rows[which], columns.sets[rows[which]]
-            splitter = Splitter(self.costs, int(depth), self.master.objective.slo)
-            pairs = pair_bounds(self.costs.estimator, splitter.tables, sets, threshold[which])
-            bound, found = splitter.best(sets, pairs, threshold[which])
-            columns.bound[number] = bound
-            for index, split in zip(number, found, strict=True):
-                if split is not None:
-                    columns.splits[int(index)] = split
-                    fresh = True
-        return fresh
+        hopeful = columns.bound[rows] > threshold
+        rows, threshold = rows[hopeful], threshold[hopeful]
+        solved = [
+            self._split(rows[which], threshold[which], int(depth))
+            for depth in np.unique(depths[rows])
+            for which in (np.flatnonzero(depths[rows] == depth),)
+        ]
+        return any(solved)
+
+    def _pair(self, rows: Ints, depth: int) -> None:
+        """Bound sets of one depth at every single batch."""
+        pairs = pair_bounds(self.costs.estimator, self.costs.at(depth), self.columns.sets[rows])
+        ends = np.searchsorted(pairs.row, np.arange(len(rows) + 1))
+        for index, row in enumerate(rows):
+            mine = slice(ends[index], ends[index + 1])
+            self.columns.pairs[int(row)] = pairs.batch[mine], pairs.bound[mine]
+            bound = pairs.bound[mine].max(initial=0.0)
+            self.columns.bound[row] = min(self.columns.bound[row], bound)
+
+    def _split(self, rows: Ints, threshold: Floats, depth: int) -> bool:
+        """Look for splits of sets of one depth that beat the thresholds."""
+        columns = self.columns
+        row = np.repeat(np.arange(len(rows)), [len(columns.pairs[r][0]) for r in rows.tolist()])
+        batch, limit = (
+            np.concatenate([columns.pairs[r][part] for r in rows.tolist()]) for part in (0, 1)
+        )
+        keep = np.flatnonzero(limit > threshold[row])
+        splitter = Splitter(self.costs, depth, self.master.objective.slo)
+        bound, found = splitter.best(
+            columns.sets[rows], row[keep], batch[keep].astype(np.int64), threshold
+        )
+        columns.bound[rows] = bound
+        solved = {int(r): split for r, split in zip(rows, found, strict=True) if split}
+        columns.splits.update(solved)
+        return bool(solved)
 
     def worth(self, chosen: Ints) -> float:
         """Sum of the worth of sets, by number."""

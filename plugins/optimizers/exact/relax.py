@@ -54,20 +54,30 @@ def throughput_bounds(estimator: BoundEstimator, costs: DepthCosts, sets: Ints) 
     return bounds
 
 
-def pair_bounds(
-    estimator: BoundEstimator, costs: DepthCosts, sets: Ints, threshold: Floats
-) -> tuple[Ints, Ints]:
-    """(row, batch index) of all pairs whose bound is above the row's threshold."""
+@frozen(eq=False)
+class Pairs:
+    """Upper bounds on worth for sets of stages at single batches."""
+
+    row: Ints
+    batch: Ints
+    """Index into the depth's batches."""
+    bound: Floats
+
+    def above(self, threshold: Floats) -> Pairs:
+        """Those whose bound is above that of their row."""
+        keep = np.flatnonzero(self.bound > threshold[self.row])
+        return Pairs(self.row[keep], self.batch[keep], self.bound[keep])
+
+
+def pair_bounds(estimator: BoundEstimator, costs: DepthCosts, sets: Ints) -> Pairs:
+    """Bounds for every set (n, kinds) at every batch that it can have."""
     window = costs.cached("single", lambda: _window(estimator, costs, 1))
     layers = estimator.model.layers
     top = _greatest_batch(costs, sets, layers)
-    row = np.repeat(np.arange(len(sets)), top + 1)
-    batch = np.concatenate([np.arange(end + 1) for end in top] or [np.zeros(0, dtype=np.int64)])
+    row, batch = np.nonzero(np.arange(len(costs.batches)) <= top[:, None])
     if not len(row):
-        return row, batch
-    bounds = _bound(window, sets[row], batch, layers, costs.depth)
-    keep = np.flatnonzero(bounds * (1 + 1e-9) > threshold[row])
-    return row[keep], batch[keep]
+        return Pairs(row, batch, np.zeros(0))
+    return Pairs(row, batch, _bound(window, sets[row], batch, layers, costs.depth))
 
 
 def _greatest_batch(costs: DepthCosts, sets: Ints, layers: int) -> Ints:

@@ -80,16 +80,16 @@ class Splitter:
         return np.where(fits, throughput, 0.0)
 
     def best(
-        self, sets: Ints, pairs: tuple[Ints, Ints], threshold: Floats
+        self, sets: Ints, row: Ints, batch: Ints, threshold: Floats
     ) -> tuple[Floats, list[Split | None]]:
         """Best split of each set (n, kinds) that is worth more than its threshold.
 
-        `pairs` are the (row, batch index) to look at.  Returns upper bounds (n,) that are equal
+        `row` and `batch` are the pairs of set and batch index to look at.  Returns upper bounds (n,) that are equal
         to the split's worth where there is one, and to the threshold elsewhere.
         """
         bounds = threshold.copy()
         found: list[Split | None] = [None] * len(sets)
-        items = self._arrange(sets, *pairs)
+        items = self._arrange(sets, row, batch)
         limit = self._limit(items)
         keep = np.flatnonzero(limit > bounds[items.row])
         items, limit = items.pick(keep), limit[keep]
