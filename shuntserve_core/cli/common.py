@@ -109,9 +109,19 @@ def config_of(ctx: click.Context, file: str) -> Config:
 
 @contextmanager
 def naming(file: object) -> Iterator[None]:
-    """Name the configuration file in errors that do not say where they are from."""
+    """Name the configuration file in errors that do not say where they are from.
+
+    Figures that no arithmetic holds (a GPU of 10^15 bytes and a model one element wide) are a
+    mistake of the file too.
+    """
     try:
         yield
+    except ArithmeticError as error:
+        raise UserError(
+            f"the figures are too extreme to calculate with ({str(error).lower()})",
+            where=str(file),
+            remedy="check the units in [model], [workload], [[gpu]] and [[instance_type]]",
+        ) from error
     except UserError as error:
         if error.where.startswith((str(file), "--")):
             raise

@@ -41,7 +41,8 @@ def show_placement(placement: Placement, config: Config) -> None:
 
 def _headline(placement: Placement, config: Config) -> RenderableType:
     workload = config.workload
-    search = f"{placement.optimizer} on {placement.estimator}".removeprefix(" on ")
+    names = (placement.optimizer, placement.estimator)
+    search = " on ".join(names) if placement.optimizer else f"estimator {names[1]}"
     about = Text.assemble(
         (placement.model, "bold"),
         f", {workload.input_tokens} tokens in, {workload.output_tokens} out, {search}",

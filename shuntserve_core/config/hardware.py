@@ -32,7 +32,7 @@ class GpuTable:
 
     name: str
     """What instance types call it; the name of a registered GPU replaces that one's figures."""
-    memory_bytes: int = field(validator=[ge(1), le(10**15)])
+    memory_bytes: int = field(validator=[ge(1), le(10**13)])
     """Bytes of device memory that an engine can use."""
     flops: Mapping[str, float]
     """Sustained dense FLOP/s by arithmetic type: `{ float16 = 70e12, fp8 = 140e12 }`."""
