@@ -63,11 +63,10 @@ class Control:
 
 
 def _directories(ctx: click.Context, cluster: str | None) -> list[Path]:
-    from shuntserve_core.runtime.places import default_state_root, state_dir_of
+    from shuntserve_core.runtime.places import announced, state_dir_of
 
     if cluster is None:
-        root = default_state_root()
-        return sorted(root.iterdir()) if root.is_dir() else []
+        return announced()
     path = Path(cluster)
     if path.is_dir():
         return [path]

@@ -123,6 +123,8 @@ class RunningCluster:
 
     def _failed(self, run: PipelineRun, reason: str) -> None:
         """Requests go elsewhere at once; what comes next is the manager's to decide."""
+        if self.closing:
+            return
         self.note("pipeline failed", pipeline=run.name, reason=reason)
         self.dispatcher.remove_pipeline(run.name)
         self.spawn(run.stop(reason))

@@ -19,6 +19,7 @@ from aiohttp import web
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.files import write_private
 from shuntserve_core.runtime.manager import Manager
+from shuntserve_core.runtime.places import announce
 from shuntserve_core.types.spot import SpotEvent
 
 CONTROL_FILE = "control.json"
@@ -37,6 +38,7 @@ class ControlServer:
         self._extra = extra
         self._token = secrets.token_urlsafe(32)
         self._runner: web.AppRunner | None = None
+        self._announcement: Path | None = None
 
     async def start(self) -> str:
         """Listen on a free port of loopback; the URL."""
@@ -48,11 +50,14 @@ class ControlServer:
         url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         text = json.dumps({"url": url, "token": self._token, "pid": os.getpid()})
         write_private(self._file, text)
+        self._announcement = announce(self._file.parent)
         return url
 
     async def close(self) -> None:
         """Stop listening."""
         self._file.unlink(missing_ok=True)
+        if self._announcement is not None:
+            self._announcement.unlink(missing_ok=True)
         if self._runner is not None:
             await self._runner.cleanup()
 

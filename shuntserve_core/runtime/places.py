@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,27 @@ def state_dir_of(config: Config) -> Path:
     if given is not None:
         return config.file.parent / given
     return default_state_root() / config.file.stem
+
+
+def announce(state_dir: Path) -> Path:
+    """Let `shuntserve status` find a running cluster; remove the file that is returned later."""
+    directory = _announcements()
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    resolved = str(state_dir.resolve())
+    file = directory / hashlib.sha256(resolved.encode()).hexdigest()[:16]
+    file.write_text(resolved)
+    return file
+
+
+def announced() -> list[Path]:
+    """State directories of clusters that run, or did until they were killed."""
+    directory = _announcements()
+    files = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [Path(file.read_text()) for file in files]
+
+
+def _announcements() -> Path:
+    return default_state_root() / "running"
 
 
 def default_state_root() -> Path:
