@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -81,7 +82,7 @@ class Application:
         own = self.site.new_id()
         theirs = request.headers.get("X-Request-Id")
         usable = theirs is not None and _REQUEST_ID.fullmatch(theirs) is not None
-        now = asyncio.get_running_loop().time()
+        now = time.perf_counter()
         return Call(self.site, request, own, theirs if theirs and usable else own, now)
 
     async def _answer(self, call: Call, route: Route | None) -> web.StreamResponse:
@@ -140,7 +141,7 @@ class Application:
             response.force_close()
 
     def _entry(self, call: Call, endpoint: str, status: int) -> Entry:
-        now = asyncio.get_running_loop().time()
+        now = time.perf_counter()
         return Entry(
             {
                 "event": "request",

@@ -98,7 +98,7 @@ class Call:
     request_id: str
     """The client's `X-Request-Id`, or ours."""
     started: float
-    """Loop time of arrival."""
+    """When it arrived, by `time.perf_counter` (the loop's own clock may tick in milliseconds)."""
     key: KeyUse | None = None
     log: dict[str, Any] = field(factory=dict)
     """Further fields of the access log; nothing that a client wrote as text."""

@@ -139,6 +139,7 @@ class OpenAIFrontDoor:
             end(gone)
         await _until_idle(site, GOODBYE_SECONDS)
         listener.close()
+        server.pre_shutdown()  # idle connections go at once
         await server.shutdown(GOODBYE_SECONDS)
         await listener.wait_closed()
         self._stop_log()

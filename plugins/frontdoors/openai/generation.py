@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -106,7 +107,7 @@ class Generation:
             )
             return
         if self.first_at is None and delta.tokens:
-            self.first_at = self._loop.time()
+            self.first_at = time.perf_counter()
         if delta.finish is not None:
             self._unfinished -= 1
         self._emit(choice, delta)
@@ -217,7 +218,7 @@ def _account(call: Call, work: Work, generation: Generation) -> None:
     metrics = call.site.metrics
     metrics.prompt_tokens.inc(usage.prompt_tokens)
     metrics.completion_tokens.inc(usage.completion_tokens)
-    now = asyncio.get_running_loop().time()
+    now = time.perf_counter()
     metrics.duration.observe(now - call.started)
     call.log.update(
         stream=bool(work.body.stream),

@@ -46,6 +46,8 @@ class EventStream(web.StreamResponse):
         self.send(events)
 
     def _flush(self) -> None:
+        if not self._flush_due:  # `write_eof` was first
+            return
         self._flush_due = False
         transport = self._request.transport
         events = b"".join(self._pending)
@@ -79,8 +81,7 @@ class EventStream(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Make sure that the last events are with the transport before the next request."""
-        if self._flush_due:
-            self._flush()
+        self._flush()
 
     @property
     def prepared(self) -> bool:
