@@ -14,7 +14,7 @@ from shuntserve_core.interfaces.store import StoreError, WeightStore
 from shuntserve_core.weights.checksum import checksum
 from shuntserve_core.weights.pieces import cut_pieces
 from shuntserve_core.weights.stages import TensorEntry
-from shuntserve_core.weights.traw import decode_header
+from shuntserve_core.weights.traw import TrawError, decode_header
 
 READ_BYTES = 8 << 20
 """One request reads at most this much; a large tensor is read by several at once."""
@@ -177,10 +177,18 @@ def verify_tensor(entry: TensorEntry, header: memoryview, data: memoryview) -> N
     """Raise `DamagedObject` unless header and data are what the manifest says."""
     if checksum([header, data]) == entry.record.checksum:
         return
-    reason = "its checksum is wrong"
-    if header != entry.record.header.encode():
-        decode_header(header, file_bytes=entry.record.size, where=entry.key)
-        reason = "its header is not the one in the manifest"
     raise DamagedObject(
-        f"the object is damaged: {reason}", where=entry.key, remedy="push the model again"
+        f"the object is damaged: {_what_is_wrong(entry, header)}",
+        where=entry.key,
+        remedy="push the model again",
     )
+
+
+def _what_is_wrong(entry: TensorEntry, header: memoryview) -> str:
+    if header == entry.record.header.encode():
+        return "its checksum is wrong"
+    try:
+        decode_header(header, file_bytes=entry.record.size)
+    except TrawError as error:
+        return error.message
+    return "its header is not the one in the manifest"
