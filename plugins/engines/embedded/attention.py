@@ -14,8 +14,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-BLOCK = 16
-"""Tokens of a block of KV memory, and positions of a query tile."""
+from shuntserve_plugins.engines.embedded.plan import BLOCK
 
 
 @frozen

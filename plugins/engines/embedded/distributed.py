@@ -9,6 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_plugins.engines.embedded.group import Alone, Group
@@ -16,15 +17,14 @@ from shuntserve_plugins.engines.embedded.group import Alone, Group
 _RENDEZVOUS = timedelta(seconds=120)
 
 
-def open_store(launch: EngineLaunch, port: int = 0) -> dist.TCPStore:
+def open_store(launch: EngineLaunch, port: int = 0) -> TCPStore:
     """The meeting point of the ranks: rank 0 opens it (port 0), the others connect to it."""
     host = launch.ranks[0].host
-    return dist.TCPStore(
-        host, port, is_master=not port, wait_for_workers=False, timeout=_RENDEZVOUS
-    )
+    opens = not port
+    return TCPStore(host, port, is_master=opens, wait_for_workers=False, timeout=_RENDEZVOUS)
 
 
-def join(launch: EngineLaunch, rank: int, store: dist.Store) -> tuple[Group, Pipe]:
+def join(launch: EngineLaunch, rank: int, store: TCPStore) -> tuple[Group, Pipe]:
     """Meet all ranks of the engine; returns this rank's stage and its neighbours.
 
     Every rank of the engine must call it.
@@ -56,7 +56,7 @@ class Collective:
     def gather(self, part: Tensor) -> Tensor:
         """Every rank's tensor of this shape, stacked in the order of ranks."""
         together = part.new_empty(self.size, *part.shape)
-        dist.all_gather_into_tensor(together, part.contiguous(), group=self._group)
+        dist.all_gather(list(together.unbind()), part.contiguous(), group=self._group)
         return together
 
 

@@ -13,9 +13,9 @@ from attrs.validators import ge
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch, WorkerCommand
 from shuntserve_plugins.engines.embedded.geometry import Geometry, read_geometry
+from shuntserve_plugins.engines.embedded.plan import BLOCK
 
 FEATURES = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "resume"})
-BLOCK_TOKENS = 16
 
 
 @frozen
@@ -79,7 +79,7 @@ def check(launch: EngineLaunch, geometry: Geometry) -> None:
             raise UserError(reason, where=f"embedded engine, {launch.model.name}")
     if kv_blocks(launch, geometry) < 2:
         raise UserError(
-            f"{launch.kv_bytes} bytes of KV memory hold less than {2 * BLOCK_TOKENS} tokens",
+            f"{launch.kv_bytes} bytes of KV memory hold less than {2 * BLOCK} tokens",
             where=f"embedded engine, {launch.model.name}",
             remedy="keys and values take 4 bytes a number here; give the ranks more KV memory",
         )
@@ -95,9 +95,9 @@ def kv_blocks(launch: EngineLaunch, geometry: Geometry) -> int:
 
 def block_bytes(geometry: Geometry, layers: int, degree: int) -> int:
     """Bytes that a block takes on each rank of a stage: float32 keys and values."""
-    return layers * 2 * (geometry.kv_heads // degree) * BLOCK_TOKENS * geometry.head_dim * 4
+    return layers * 2 * (geometry.kv_heads // degree) * BLOCK * geometry.head_dim * 4
 
 
 def longest(launch: EngineLaunch, geometry: Geometry) -> int:
     """Tokens of the longest sequence: as asked for, unless KV memory holds fewer."""
-    return min(launch.max_length, kv_blocks(launch, geometry) * BLOCK_TOKENS)
+    return min(launch.max_length, kv_blocks(launch, geometry) * BLOCK)

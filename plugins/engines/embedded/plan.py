@@ -12,6 +12,10 @@ from attrs import frozen
 from shuntserve_core.types.request import SamplingParams, TokenLogprob
 
 
+BLOCK = 16
+"""Tokens of a block of KV memory, and positions of a tile of attention."""
+
+
 @frozen
 class Newcomer:
     """A sequence that the sampler has not seen."""

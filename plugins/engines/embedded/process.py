@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_core.tensorstore import KvLease, StoreClient

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from shuntserve_plugins.engines.embedded.arithmetic import padded
-from shuntserve_plugins.engines.embedded.attention import BLOCK, Attention, KvCache, Span
-from shuntserve_plugins.engines.embedded.plan import Choice, Part, Plan
+from shuntserve_plugins.engines.embedded.attention import Attention, KvCache, Span
+from shuntserve_plugins.engines.embedded.plan import BLOCK, Choice, Part, Plan
 from shuntserve_plugins.engines.embedded.sampling import Sampler
 from shuntserve_plugins.engines.embedded.stage import Batch, Stage
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 from attrs import define, field, frozen
 
 from shuntserve_core.types.request import EngineLoad, EngineRequest, StepOutput
-from shuntserve_plugins.engines.embedded.attention import BLOCK
-from shuntserve_plugins.engines.embedded.plan import Choice, Newcomer, Part, Plan
+from shuntserve_plugins.engines.embedded.plan import BLOCK, Choice, Newcomer, Part, Plan
 
 
 @frozen
