@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BOUNDS = ("compute", "memory bandwidth", "communication", "overhead")
-"""What can bound a stage, in the order of `Part`'s terms; overhead is launches, host and bubbles."""
+"""What can bound a stage, in the order of `Part`'s terms; `overhead` is launches, host, bubbles."""
 
 
 class Part(NamedTuple):
