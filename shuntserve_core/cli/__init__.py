@@ -26,6 +26,7 @@ COMMANDS = {
     "status": _Command("shuntserve_core.cli.status:status", "Show a running cluster."),
     "interrupt": _Command("shuntserve_core.cli.interrupt:interrupt", "Take a node away."),
     "restore": _Command("shuntserve_core.cli.interrupt:restore", "Give a node back."),
+    "bench": _Command("shuntserve_core.cli.bench:bench", "Load an endpoint and measure it."),
     "weights": _Command("shuntserve_core.cli.weights:weights", "Cut, store and check weights."),
     "check": _Command("shuntserve_core.cli.check:check", "Check a configuration."),
     "schema": _Command("shuntserve_core.cli.schema:schema", "Print the configuration's schema."),

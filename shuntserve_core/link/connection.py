@@ -29,7 +29,7 @@ class LinkPolicy:
     wall time, so a pause of this process is never held against the peer.
     """
 
-    interval: float = field(default=0.15, validator=gt(0))
+    interval: float = field(default=0.13, validator=gt(0))
     """Seconds between heartbeats."""
     missed: int = field(default=5, validator=ge(1))
     """Heartbeats in a row without a word from an engine that serves, before it counts as dead."""
