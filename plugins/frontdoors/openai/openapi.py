@@ -41,7 +41,8 @@ class Operation:
     """A wire type, or a media type of text."""
     body: Any = None
     parameters: Sequence[dict[str, Any]] = ()
-    streams: bool = False
+    chunk: Any = None
+    """Type of the data of each event, where the answer can be a stream."""
     unready: Any = None
     """Type of the body of a 503, where that is no error."""
 
@@ -61,7 +62,7 @@ OPERATIONS = (
         "Answer a chat",
         wire.ChatResponse,
         wire.ChatRequest,
-        streams=True,
+        chunk=wire.ChatChunk,
     ),
     Operation(
         "/v1/completions",
@@ -70,7 +71,7 @@ OPERATIONS = (
         "Continue texts",
         wire.CompletionResponse,
         wire.CompletionRequest,
-        streams=True,
+        chunk=wire.CompletionChunk,
     ),
     Operation("/v1/models", "get", "listModels", "The model that is served", wire.ModelList),
     Operation(
@@ -115,7 +116,8 @@ def document(*, with_keys: bool) -> bytes:
     """The document as JSON; `with_keys` says that most paths need an API key."""
     types = [ErrorBody]
     for operation in OPERATIONS:
-        types += [t for t in (operation.answer, operation.body) if not isinstance(t, str) and t]
+        named = (operation.answer, operation.body, operation.chunk)
+        types += [t for t in named if t is not None and not isinstance(t, str)]
     schemas, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
@@ -168,6 +170,12 @@ def _content(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
     if isinstance(operation.answer, str):
         return {operation.answer: {"schema": {"type": "string"}}}
     content = {_JSON: {"schema": schema_of[str(operation.answer)]}}
-    if operation.streams:
-        content[_EVENTS] = {"schema": {"type": "string"}}
+    if operation.chunk is not None:
+        content[_EVENTS] = {"schema": _event(schema_of[str(operation.chunk)])}
     return content
+
+
+def _event(chunk: Any) -> dict[str, Any]:
+    """One server-sent event; its data is JSON in a string, or `[DONE]`."""
+    data = {"type": "string", "contentMediaType": _JSON, "contentSchema": chunk}
+    return {"type": "object", "required": ["data"], "properties": {"data": data}}

@@ -284,6 +284,50 @@ class ChatResponse(Struct):
     usage: Usage
 
 
+class ChunkFunction(Struct):
+    """A piece of a function call."""
+
+    arguments: str
+    name: str | None = None
+
+
+class ChunkToolCall(Struct):
+    """A piece of a tool call; the first one has its id and the function's name."""
+
+    index: int
+    function: ChunkFunction
+    id: str | None = None
+    type: Literal["function"] | None = None
+
+
+class ChunkMessage(Struct, forbid_unknown_fields=True):
+    """What an event adds to the answer."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    tool_calls: list[ChunkToolCall] | None = None
+
+
+class ChatChunkChoice(Struct, forbid_unknown_fields=True):
+    """An event's part of one answer."""
+
+    index: int
+    delta: ChunkMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(Struct, forbid_unknown_fields=True):
+    """The data of one event of a streamed chat, but for the last, which is `[DONE]`."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
 class CompletionLogprobs(Struct):
     """Logprobs in the form of the older endpoint."""
 
@@ -311,6 +355,26 @@ class CompletionResponse(Struct):
     model: str
     choices: list[CompletionChoice]
     usage: Usage
+
+
+class CompletionChunkChoice(Struct, forbid_unknown_fields=True):
+    """An event's part of one answer."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class CompletionChunk(Struct, forbid_unknown_fields=True):
+    """The data of one event of a streamed completion, but for the last, which is `[DONE]`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChunkChoice]
+    usage: Usage | None = None
 
 
 class Model(Struct):

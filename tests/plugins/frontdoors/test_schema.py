@@ -7,7 +7,9 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +27,9 @@ from shuntserve_core.testing.frontdoors import ScriptedBackend
 from shuntserve_plugins.frontdoors.openai.application import ROUTES
 from shuntserve_plugins.frontdoors.openai.door import OpenAIFrontDoor
 from shuntserve_plugins.frontdoors.openai.openapi import OPERATIONS, document
-from tests.plugins.frontdoors.conftest import MODEL
+from shuntserve_plugins.frontdoors.openai.wire import ChatChunk, CompletionChunk
+from tests.plugins.frontdoors.conftest import MODEL, Serve
+from tests.plugins.frontdoors.http import request, send
 
 CHECKS = [
     not_a_server_error,
@@ -78,6 +82,44 @@ def test_no_server_error_and_no_undocumented_shape(url: str, path: str, method: 
     met: set[int] = set()
     answers()
     assert (404 if "{model}" in path else 200) in met
+
+
+@pytest.mark.parametrize("usage", [True, False])
+@pytest.mark.parametrize(
+    ("path", "chunk", "body"),
+    [
+        ("/v1/chat/completions", ChatChunk, {"messages": [{"role": "user", "content": "fox"}]}),
+        (
+            "/v1/chat/completions",
+            ChatChunk,
+            {"messages": [{"role": "user", "content": "fox"}], "logprobs": True, "top_logprobs": 2},
+        ),
+        (
+            "/v1/chat/completions",
+            ChatChunk,
+            {
+                "messages": [{"role": "user", "content": "fox"}],
+                "tools": [{"type": "function", "function": {"name": "f"}}],
+                "tool_choice": "required",
+            },
+        ),
+        ("/v1/completions", CompletionChunk, {"prompt": ["fox", "dog"], "echo": True}),
+        ("/v1/completions", CompletionChunk, {"prompt": "fox", "logprobs": 2, "n": 2}),
+    ],
+)
+async def test_every_event_is_as_described(
+    serve: Serve, usage: bool, path: str, chunk: type, body: dict[str, Any]
+) -> None:
+    served = await serve()
+    extra = {"model": MODEL, "stream": True, "max_tokens": 5}
+    options = {"stream_options": {"include_usage": usage}}
+    answer = await send(served.address, request({**body, **extra, **options}, path))
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    events = answer.body.decode().removesuffix("\n\n").split("\n\n")
+    assert events.pop() == "data: [DONE]"
+    chunks = [msgspec.json.decode(event.removeprefix("data: "), type=chunk) for event in events]
+    assert (chunks[-1].usage is not None) == usage
+    assert all(c.usage is None for c in chunks[:-1])
 
 
 def test_every_route_is_described_and_the_other_way_round() -> None:
