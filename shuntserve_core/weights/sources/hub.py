@@ -9,7 +9,9 @@ from shuntserve_core.weights.manifest import Source
 from shuntserve_core.weights.sources.safetensors import COPIED, INDEX, SafetensorsDirectory
 
 
-def download(repository: str, revision: str | None = None) -> SafetensorsDirectory:
+def download(
+    repository: str, revision: str | None = None, *, endpoint: str | None = None
+) -> SafetensorsDirectory:
     """Fetch what a push needs into the hub's own cache, which resumes and verifies.
 
     Raises `UserError` for a repository that is not there, is gated, or cannot be reached.
@@ -25,7 +27,10 @@ def download(repository: str, revision: str | None = None) -> SafetensorsDirecto
         ) from error
     try:
         directory = snapshot_download(
-            repository, revision=revision, allow_patterns=["*.safetensors", INDEX, *COPIED]
+            repository,
+            revision=revision,
+            endpoint=endpoint,
+            allow_patterns=["*.safetensors", INDEX, *COPIED],
         )
     except GatedRepoError as error:
         raise UserError(

@@ -7,6 +7,7 @@ import pytest
 from shuntserve_core.weights import Manifest, ModelName, load_manifest
 from shuntserve_core.weights.planning import plan_push
 from shuntserve_core.weights.pushing import push_model
+from shuntserve_core.weights.quickstart import make_model_directory
 from shuntserve_core.weights.sources import open_source
 from shuntserve_plugins.storage.directory import DirectoryStore
 from tests.core.weights.models import write_llama
@@ -37,3 +38,9 @@ def manifest(store: DirectoryStore, checkpoint: Path, name: ModelName) -> Manife
     source, _ = open_source(str(checkpoint))
     push_model(store, source, plan_push(source, name, DEGREES))
     return load_manifest(store, name)
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a model directory, by the quickstart helper."""
+    return make_model_directory(tmp_path_factory.mktemp("smollm2") / "model")
