@@ -26,9 +26,11 @@ class Breaker:
         if self.next_trial is not None:
             self.next_trial = now + self.cooldown
 
-    def succeeded(self) -> None:
-        """A request got its first tokens."""
+    def succeeded(self) -> bool:
+        """A request got its first tokens; returns whether that closes the breaker."""
+        was_open = self.next_trial is not None
         self.failures, self.next_trial = 0, None
+        return was_open
 
     def failed(self, now: float) -> bool:
         """The engine failed a request; returns whether that opens the breaker."""

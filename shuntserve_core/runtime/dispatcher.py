@@ -344,8 +344,10 @@ class Dispatcher:
         failed = output.finish == "error" and not output.bad_request
         if failed:
             reason, output = output.error, evolve(output, finish=None, error="")
+        closes = False
         if output.tokens:
-            output = self._work(flight, lane, output)
+            closes = flight.unread > 0 and lane.breaker.succeeded()
+            output = self._work(flight, output)
         if output.tokens or output.finish is not None:
             self._resumes(flight)
             journal.record(output)
@@ -355,11 +357,11 @@ class Dispatcher:
             self._finish(flight, output)
         elif output.tokens:
             _tell(flight, output)
+        if closes:
+            self._pump()
 
-    def _work(self, flight: Flight, lane: Lane, output: StepOutput) -> StepOutput:
+    def _work(self, flight: Flight, output: StepOutput) -> StepOutput:
         """Count an output's tokens; returns it without those that the journal has already."""
-        if flight.unread:
-            lane.breaker.succeeded()
         flight.work(len(output.tokens))
         flight.faults = 0
         repeated = min(flight.repeated, len(output.tokens))
