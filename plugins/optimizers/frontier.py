@@ -197,20 +197,25 @@ def _parents_busy(tables: StageTables, beam: Beam, parent: Ints, rank: Ints, dep
     Candidates share few pairs of parent and batch, and only those are computed.
     """
     ranks = len(tables.batches)
-    pair = parent * ranks + rank
-    seen = np.zeros(len(beam.placed) * ranks, dtype=np.bool_)
-    seen[pair] = True
-    pairs = np.flatnonzero(seen)
+    pairs, where = _distinct(parent * ranks + rank, len(beam.placed) * ranks)
     owner, at = pairs // ranks, pairs % ranks
     slowest = np.zeros((len(pairs), 2))
     for stage in range(depth - 1):
         place = Position(stage == 0, last=False)
         kind, layers = beam.kind[owner, stage], beam.layers[owner, stage]
         np.maximum(slowest, tables.busy(place, depth, kind, layers, at), out=slowest)
-    where = np.empty(len(seen), dtype=np.int64)
-    where[pairs] = np.arange(len(pairs))
-    result: Floats = slowest.take(where[pair], axis=0)
+    result: Floats = slowest.take(where, axis=0)
     return result
+
+
+def _distinct(values: Ints, end: int) -> tuple[Ints, Ints]:
+    """Distinct values out of 0 to `end`, sorted, and where among them each value is."""
+    seen = np.zeros(end, dtype=np.bool_)
+    seen[values] = True
+    distinct = np.flatnonzero(seen)
+    where = np.empty(end, dtype=np.int64)
+    where[distinct] = np.arange(len(distinct))
+    return distinct, where[values]
 
 
 def _alone(tables: StageTables, beam: Beam, candidates: Extensions, depth: int) -> Floats:
@@ -236,16 +241,17 @@ def _select(
     score: Floats,
 ) -> Ints:
     """Indices of the `top_k` best candidates for each number of layers placed, one a multiset."""
+    if not len(score):
+        return np.zeros(0, dtype=np.int64)
     total, kinds = tables.estimator.model.layers, len(tables.kinds)
-    column = candidates.parent * kinds + candidates.kind
+    pairs, column = _distinct(candidates.parent * kinds + candidates.kind, len(beam.key) * kinds)
     row = beam.placed[candidates.parent] + candidates.layers
-    shape = (total + 1, len(beam.placed) * kinds)
-    flat = row * shape[1] + column
-    table = np.full(shape, -np.inf)
+    flat = row * len(pairs) + column
+    table = np.full((total + 1, len(pairs)), -np.inf)
     table.put(flat, score)
-    index = np.empty(shape, dtype=np.int32)
+    index = np.empty(table.shape, dtype=np.int32)
     index.put(flat, np.arange(len(score), dtype=np.int32))
-    key = (beam.key[:, None] + keys).reshape(-1)
+    key = beam.key[pairs // kinds] + keys[pairs % kinds]
     rows = np.arange(total + 1)
     chosen = []
     for _ in range(top_k):
