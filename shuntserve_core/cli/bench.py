@@ -48,8 +48,20 @@ _KEY_VARIABLE = "OPENAI_API_KEY"
     help="Factor on the trace's times; 0.5 is twice as fast.",
 )
 @click.option("--requests", "-n", type=click.IntRange(1), help="How many [100; a whole trace].")
-@click.option("--input-tokens", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--output-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--input-tokens",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Mean prompt length.",
+)
+@click.option(
+    "--output-tokens",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Mean answer length.",
+)
 @click.option(
     "--spread",
     type=click.FloatRange(0, 1),
@@ -78,7 +90,7 @@ _KEY_VARIABLE = "OPENAI_API_KEY"
     show_default=True,
     help="Seconds that one request may take.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
 @click.option(
     "--output",
     "-o",

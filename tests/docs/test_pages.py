@@ -68,6 +68,25 @@ def test_commands_in_the_pages(page: str, line: str, folder: Path) -> None:
     assert done.stdout
 
 
+@pytest.mark.parametrize(("page", "text"), blocks("console"), ids=lambda value: str(value)[:40])
+def test_sessions_in_the_pages(page: str, text: str, folder: Path) -> None:
+    """A command after `$`, and some of its output up to a line of dots."""
+    command, *shown = text.splitlines()
+    words = shlex.split(command.removeprefix("$ "))
+    if words[:1] != ["shuntserve"] or words[1] not in QUICK:
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", "shuntserve_core.cli", *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    printed = [line.rstrip() for line in done.stdout.splitlines()]
+    missing = [line for line in shown if line not in (*printed, "...")]
+    assert missing == [], page
+
+
 @pytest.mark.parametrize(("page", "text"), blocks("toml"), ids=lambda value: str(value)[:40])
 def test_toml_in_the_pages(page: str, text: str) -> None:
     indent = len(text) - len(text.lstrip(" "))
