@@ -160,11 +160,12 @@ def _send(sock: socket.socket, message: Any) -> None:
 
 
 def _receive(sock: socket.socket) -> Any:
+    """The next message; keys of maps may be numbers, as in `logit_bias`."""
     try:
         (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size))
         if length > _LONGEST:
             raise PeerLost(f"it announced {length} bytes")
-        return msgpack.unpackb(_exactly(sock, length))
+        return msgpack.unpackb(_exactly(sock, length), strict_map_key=False)
     except (OSError, ValueError) as error:
         raise PeerLost(str(error)) from error
 

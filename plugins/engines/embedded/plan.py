@@ -11,7 +11,6 @@ from attrs import frozen
 
 from shuntserve_core.types.request import SamplingParams, TokenLogprob
 
-
 BLOCK = 16
 """Tokens of a block of KV memory, and positions of a tile of attention."""
 

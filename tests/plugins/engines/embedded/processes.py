@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -160,8 +161,6 @@ class Streams:
     """Collects what an engine says of requests."""
 
     def __init__(self, link: LinkClient) -> None:
-        import asyncio
-
         self._link = link
         self.outputs: dict[str, list[int]] = {}
         self.finished: dict[str, asyncio.Future[StepOutput]] = {}
@@ -184,6 +183,12 @@ class Streams:
         step = await self.finished[request_id]
         assert step.finish != "error", step.error
         return self.outputs[request_id]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that nobody announces."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 def _free_port() -> int:
