@@ -92,6 +92,8 @@ class MockBackend(asyncio.Protocol):
                 self.transport.write(self.plain)
 
     def send(self, left: int, before: bytes = b"") -> None:
+        if self.transport.is_closing():
+            return
         framed = b"%x\r\n%b\r\n" % (len(self.event), self.event)
         if left > 1:
             self.transport.write(before + framed)
@@ -236,8 +238,14 @@ def memory(pid: int) -> float:
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used: what a busy neighbour does not change."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(name: str, url: str, pid: int, seconds: int, direct: float) -> dict[int, float]:
-    """Print one server's rows; give its streams a second by concurrency."""
+    """Print one server's rows; give its streams per processor second by concurrency."""
     port = int(url.rpartition(":")[2])
     first_byte_times(port, 200)
     before = memory(pid)
@@ -247,10 +255,13 @@ def measure(name: str, url: str, pid: int, seconds: int, direct: float) -> dict[
     print(f" (added to the engine's own: {p50 - direct:.3f} ms); RSS {before:.0f} MB")
     rates = {}
     for concurrency in CONCURRENCY:
+        used = processor_seconds(pid)
         rate, middle, tail = load(url, concurrency, seconds)
-        rates[concurrency] = rate
+        used = (processor_seconds(pid) - used) / (rate * seconds)
+        rates[concurrency] = 1 / used
         print(
-            f"  {concurrency:4d} at once: {rate:8.0f} streams/s  {rate * TOKENS:9.0f} tokens/s"
+            f"  {concurrency:4d} at once: {rate:7.0f} streams/s, "
+            f"{1 / used:7.0f} per processor second"
             f"  whole stream p50 {middle:7.2f} ms  p99 {tail:7.2f} ms  RSS {memory(pid):.0f} MB",
             flush=True,
         )
@@ -283,7 +294,7 @@ def main() -> None:
         with router(options.router, backend) as (url, pid):
             theirs = measure("vllm-router", url, pid, options.seconds, 0.0)
     ratios = ", ".join(f"{c}: {ours[c] / theirs[c]:.2f}" for c in CONCURRENCY)
-    print(f"\nfront door / vllm-router, streams a second: {ratios}")
+    print(f"\nfront door / vllm-router, streams per processor second: {ratios}")
 
 
 if __name__ == "__main__":

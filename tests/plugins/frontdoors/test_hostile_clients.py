@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import resource
 from collections.abc import AsyncIterator
@@ -12,7 +13,11 @@ from typing import Any
 import pytest
 
 from shuntserve_core.testing.frontdoors import Reply, ScriptedBackend
+from shuntserve_plugins.frontdoors.openai.choices import Choice
+from shuntserve_plugins.frontdoors.openai.context import Call
+from shuntserve_plugins.frontdoors.openai.generation import Generation
 from shuntserve_plugins.frontdoors.openai.limits import Limits
+from shuntserve_plugins.frontdoors.openai.stream import EventStream
 from tests.plugins.frontdoors.conftest import MODEL, Serve, Served
 from tests.plugins.frontdoors.http import hang_up, read_answer, request, send, until
 
@@ -250,6 +255,10 @@ async def test_a_thousand_disconnects_leave_nothing_running(serve: Serve) -> Non
     await until(lambda: not backend.running and site.idle.is_set())
     assert not site.abort
     await assert_well(served)
+    backend.submitted.clear()
+    gc.collect()
+    kept = [o for o in gc.get_objects() if isinstance(o, Generation | Choice | Call | EventStream)]
+    assert kept == []
     page = (await send(served.address, request(path="/metrics", method="GET"))).body
     assert b"shuntserve_requests_in_flight 0.0" in page
     assert b"shuntserve_connections 1.0" in page
