@@ -1,4 +1,4 @@
-"""`python -m shuntserve_core.cli`: the command line without its script."""
+"""`python -m shuntserve_core.cli`: the command line, where the script is not on the path."""
 
 from shuntserve_core.cli import main
 

@@ -1,0 +1,127 @@
+"""A running `shuntserve serve`, and what can be done to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+from attrs import define
+
+from shuntserve_core.runtime.control import CONTROL_FILE
+
+START_SECONDS = 180.0
+END_SECONDS = 60.0
+
+
+@define
+class Served:
+    """A cluster of its own process, with its state in `state_dir`."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    state_dir: Path
+    session: aiohttp.ClientSession
+
+    async def status(self) -> dict[str, Any]:
+        """As `shuntserve status --json`."""
+        status: dict[str, Any] = await self._control("GET", "/v1/status")
+        return status
+
+    async def tell(self, node: str, kind: str, notice: float | None = None) -> None:
+        """As `shuntserve interrupt` and `restore`."""
+        body = {"node": node, "kind": kind, "notice": notice}
+        await self._control("POST", "/v1/events", body)
+
+    async def _control(self, method: str, path: str, body: Any = None) -> Any:
+        control = json.loads((self.state_dir / CONTROL_FILE).read_text())
+        headers = {"Authorization": f"Bearer {control['token']}"}
+        url = control["url"] + path
+        async with self.session.request(method, url, json=body, headers=headers) as response:
+            response.raise_for_status()
+            return await response.json()
+
+    def processes(self) -> list[psutil.Process]:
+        """The control plane and all that belongs to its nodes."""
+        found = [psutil.Process(self.process.pid)] if self.process.returncode is None else []
+        for file in self.state_dir.glob("nodes/*/agent.json"):
+            with contextlib.suppress(psutil.Error, ValueError, OSError):
+                agent = psutil.Process(int(json.loads(file.read_text())["pid"]))
+                found += [agent, *agent.children(recursive=True)]
+        return found
+
+    def named(self, part: str) -> list[psutil.Process]:
+        """Processes of nodes whose command line holds a word."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if any(part in word for word in process.cmdline()):
+                    found.append(process)
+        return found
+
+
+@asynccontextmanager
+async def serving(config: Path, state_dir: Path, log: Path) -> AsyncIterator[Served]:
+    """Run `shuntserve serve` until the end of the block.  Raises RuntimeError."""
+    with log.open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "shuntserve_core.cli", "serve", "-v", str(config)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=file,
+        )
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            url = await _url(process, log)
+        timeout = aiohttp.ClientTimeout(total=None)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            yield Served(process, url, state_dir, session)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), END_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _url(process: asyncio.subprocess.Process, log: Path) -> str:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        words = line.decode().split()
+        if words[:1] == ["Serving"]:
+            return next(word for word in words if word.startswith("http")).rstrip(".")
+    raise RuntimeError(f"shuntserve serve did not start, see {log}")
+
+
+def open_files(processes: list[psutil.Process]) -> int:
+    """File descriptors of all these processes together."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += process.num_fds()
+    return total
+
+
+def memory(processes: list[psutil.Process]) -> int:
+    """Proportional set size of all these processes together, bytes: shared pages count once."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total
+
+
+def shared_segments() -> int:
+    """Files in the system's shared memory."""
+    directory = Path("/dev/shm")  # noqa: S108
+    return sum(1 for _ in directory.iterdir()) if directory.is_dir() else 0

@@ -1,0 +1,130 @@
+"""What happens to a cluster under test, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+
+import psutil
+from attrs import frozen
+
+from shuntserve_core.testing.chaos.cluster import Served
+
+KINDS = ("notice", "loss", "engine", "store", "agent")
+
+
+@frozen
+class Disturbance:
+    """Something that was done."""
+
+    at: float
+    """Seconds since the epoch."""
+    kind: str
+    target: str
+
+
+class Chaos:
+    """Disturbs a cluster every few seconds, and gives back what it took."""
+
+    def __init__(
+        self,
+        served: Served,
+        *,
+        seed: int,
+        every: tuple[float, float],
+        notice: float,
+        away: float,
+        kinds: tuple[str, ...] = KINDS,
+    ) -> None:
+        self.done: list[Disturbance] = []
+        self._served = served
+        self._random = random.Random(seed)
+        self._every = every
+        self._notice = notice
+        self._away = away
+        self._kinds = kinds
+        self._returns: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Disturb until cancelled; then everything that was taken comes back."""
+        try:
+            while True:
+                await asyncio.sleep(self._random.uniform(*self._every))
+                await self._disturb(self._random.choice(self._kinds))
+        finally:
+            for task in self._returns:
+                task.cancel()
+
+    async def restore_all(self) -> None:
+        """Bring every lost node back and wait until pipelines serve."""
+        for node in (await self._served.status())["nodes"]:
+            if node["state"] == "noticed":
+                await self._served.tell(node["name"], "withdrawn")
+            elif node["state"] == "lost":
+                await self._served.tell(node["name"], "restored")
+        await settled(self._served)
+
+    async def _disturb(self, kind: str) -> None:
+        if kind in ("notice", "loss"):
+            await self._take(kind)
+            return
+        words = {"engine": ".worker", "store": ".tensorstore", "agent": "shuntserve_core.node"}
+        found = self._served.named(words[kind])
+        if kind == "agent":
+            found = [p for p in found if ".tensorstore" not in " ".join(_command(p))]
+        if not found:
+            return
+        victim = self._random.choice(found)
+        target = f"{kind} {victim.pid}"
+        if kind == "agent":
+            command = _command(victim)
+            target = command[command.index("--name") + 1]
+            self._bring_back(target, self._away)
+        with contextlib.suppress(psutil.Error):
+            victim.kill()
+            self.done.append(Disturbance(time.time(), kind, target))
+
+    async def _take(self, kind: str) -> None:
+        nodes = [n["name"] for n in (await self._served.status())["nodes"] if n["state"] == "up"]
+        if len(nodes) < 2:
+            return
+        node = self._random.choice(nodes)
+        if kind == "notice":
+            await self._served.tell(node, "notice", self._notice)
+            self._bring_back(node, self._notice + self._away)
+        else:
+            await self._served.tell(node, "lost")
+            self._bring_back(node, self._away)
+        self.done.append(Disturbance(time.time(), kind, node))
+
+    def _bring_back(self, node: str, after: float) -> None:
+        async def later() -> None:
+            await asyncio.sleep(after)
+            await self._served.tell(node, "restored")
+
+        task = asyncio.create_task(later())
+        self._returns.add(task)
+        task.add_done_callback(self._returns.discard)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        command: list[str] = process.cmdline()
+    except psutil.Error:
+        return []
+    return command
+
+
+async def settled(served: Served, seconds: float = 120.0) -> None:
+    """Wait until all nodes are up and no pipeline is on its way.  Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        quiet = 0
+        while quiet < 4:
+            status = await served.status()
+            nodes = all(node["state"] == "up" for node in status["nodes"])
+            runs = [run["state"] for run in status["pipelines"]]
+            calm = nodes and runs and all(state == "serving" for state in runs)
+            quiet = quiet + 1 if calm else 0
+            await asyncio.sleep(0.5)
