@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import attrs
 import pytest
 from attrs import evolve
 
@@ -21,8 +24,6 @@ SPEC = SimulatedSpec("e", "tiny", 1000, 2, 100, "t", "127.0.0.1", 1.0, 0.1, 0.0,
 
 
 def launch(**changes: object) -> EngineLaunch:
-    import attrs
-
     known: dict[str, object] = {
         "engine_id": "sim-1",
         "model": MODEL,
@@ -46,6 +47,22 @@ class TestSimulated(EngineContract):
     def engine(self) -> Iterator[tuple[str, str]]:
         with running(Simulated(scale=0.01), launch()) as address:
             yield address, "secret"
+
+
+def test_it_ends_with_its_agent() -> None:
+    (command,) = Simulated().workers(launch())
+    process = subprocess.Popen(
+        command.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(command.stdin)
+    process.stdin.flush()
+    events = [json.loads(process.stdout.readline())["event"] for _ in range(2)]
+    assert events == ["listening", "ready"]
+    process.stdin.close()
+    assert process.wait(30) == 0
+    process.stdout.close()
 
 
 def test_it_is_registered() -> None:
