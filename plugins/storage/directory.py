@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -93,20 +94,16 @@ class DirectoryStore:
             unfinished.replace(path)
 
     def put_if(self, key: str, data: bytes, version: str | None) -> str:
-        """Replace the file under a lock on its directory."""
+        """Replace the file under a lock on its directory, or create it where there is none."""
         path = self._path(key)
         with _clear_errors(key, self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.parent):
-                found = checksum([path.read_bytes()]) if path.exists() else None
-                if found != version:
-                    raise VersionConflict("it was written in the meantime", where=key)
-                unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-                with unfinished.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                unfinished.replace(path)
+            try:
+                with _locked(path.parent):
+                    _replace_if(path, data, version)
+            except (FileExistsError, FileNotFoundError) as error:
+                # Somebody created it, or removed the directory, between two of our steps.
+                raise VersionConflict("it was written in the meantime", where=key) from error
         return checksum([data])
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -212,6 +209,24 @@ def _already_written(descriptor: int, pieces: Pieces, size: int) -> int:
             break
         start = stop
     return start
+
+
+def _replace_if(path: Path, data: bytes, version: str | None) -> None:
+    found = checksum([path.read_bytes()]) if path.exists() else None
+    if found != version:
+        raise VersionConflict("it was written in the meantime", where=str(path))
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if version is None:
+            path.hardlink_to(unfinished)  # fails if it exists, lock or no lock
+        else:
+            unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
-from attrs import frozen
+from attrs import define, frozen
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.store import StoreError, WeightStore
@@ -82,15 +82,15 @@ def read_stage(
     return reader.report()
 
 
-@frozen(eq=False)
+@define(eq=False)
 class _Target:
     """One tensor on its way."""
 
     entry: TensorEntry
     header: memoryview
     data: memoryview
-    missing: list[int]
-    """One number: requests that have not come back yet."""
+    missing: int
+    """Requests that have not come back yet."""
 
 
 @frozen(eq=False)
@@ -115,7 +115,7 @@ def _reads(
         size = entry.record.size
         starts = range(0, size, READ_BYTES)
         header = memoryview(bytearray(entry.record.header.header_bytes))
-        target = _Target(entry, header, data, [len(starts)])
+        target = _Target(entry, header, data, len(starts))
         for start in starts:
             yield _Read(target, start, min(start + READ_BYTES, size))
 
@@ -151,8 +151,8 @@ class _Reader:
         pieces = cut_pieces([target.header, target.data], read.start, read.stop)
         self._store.read_into(target.entry.key, pieces, read.start)
         with self._lock:
-            target.missing[0] -= 1
-            complete = not target.missing[0]
+            target.missing -= 1
+            complete = not target.missing
             if self._on_bytes:
                 self._on_bytes(read.stop - read.start)
         if complete:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,13 +142,20 @@ def test_a_push_waits_for_another(store: DirectoryStore, checkpoint: Path) -> No
 
 
 def test_a_push_that_lost_its_lock_writes_no_manifest(
-    store: DirectoryStore, checkpoint: Path
+    store: DirectoryStore, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def steal(_: Progress) -> None:
-        for each in threading.enumerate():
-            if each.name == "renew-lock":
-                each._args[0].lost = "stolen"  # type: ignore[attr-defined]
+    leases: list[lease.Lease] = []
 
+    @contextlib.contextmanager
+    def noted(*arguments: Any, **options: Any) -> Iterator[lease.Lease]:
+        with hold_lease(*arguments, **options) as held:
+            leases.append(held)
+            yield held
+
+    def steal(_: Progress) -> None:
+        leases[0].lost = "stolen"
+
+    monkeypatch.setattr(pushing, "hold_lease", noted)
     with pytest.raises(StoreError, match="the lock was lost: stolen"):
         push(store, checkpoint, 1, on_progress=steal)
     with pytest.raises(ObjectMissing):
