@@ -30,6 +30,9 @@ class Reply:
     tokens: tuple[int, ...] = ()
     finish: str = "length"
     error: str = ""
+    status: int = 503
+    """With `error`, the journal's `status`."""
+    retry_after: float | None = 1.0
 
 
 Script = Callable[[Journal], Reply]
@@ -92,8 +95,13 @@ class ScriptedBackend:
             self.cancelled.append(request_id)
 
     def status(self) -> dict[str, Any]:
-        """Counters."""
-        return {"counters": {"running": len(self.running), "steps": self.steps}}
+        """As a cluster of one pipeline."""
+        running = len(self.running)
+        return {
+            "in_flight": running,
+            "counters": {"steps": self.steps},
+            "pipelines": [{"name": "script", "in_flight": running, "circuit": "closed"}],
+        }
 
     def _schedule(self) -> None:
         if self._timer is None and self.running:
@@ -126,6 +134,9 @@ class ScriptedBackend:
         if done:
             del self.running[request_id]
         journal.record(output)
+        if output.finish == "error":
+            reply = running.reply
+            journal.status, journal.retry_after = reply.status, reply.retry_after
         running.sink.on_output(output)
 
     @staticmethod

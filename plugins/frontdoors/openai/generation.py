@@ -96,15 +96,7 @@ class Generation:
 
     def _on_delta(self, choice: Choice, delta: Delta) -> None:
         if delta.finish == "error":
-            detail = f": {delta.error}" if delta.error else ""
-            self.fail(
-                ApiError(
-                    503,
-                    f"The request could not be completed{detail}.",
-                    code="generation_failed",
-                    retry_after=1,
-                )
-            )
+            self.fail(_failure(choice.journal, delta.error))
             return
         if self.first_at is None and delta.tokens:
             self.first_at = time.perf_counter()
@@ -156,6 +148,18 @@ class Generation:
             timer.cancel()
             abort.discard(self.fail)
             self.cancel()
+
+
+def _failure(journal: Journal, reason: str) -> ApiError:
+    """The error of a request that its engine could not finish."""
+    status = journal.status if journal.status >= 400 else 500
+    detail = f": {reason}" if reason else ""
+    return ApiError(
+        status,
+        f"The request could not be completed{detail}.",
+        code="generation_failed",
+        retry_after=journal.retry_after,
+    )
 
 
 async def respond(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:

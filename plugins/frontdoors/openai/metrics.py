@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from shuntserve_core.interfaces.frontdoor import Backend
@@ -82,13 +82,27 @@ class _Cluster(Collector):
         ready = 1.0 if self._backend.ready else 0.0
         yield GaugeMetricFamily("shuntserve_ready", "Whether any pipeline serves", ready)
         status = self._backend.status()
+        for name, value in _numbers(status):
+            yield GaugeMetricFamily(f"shuntserve_cluster_{name}", f"Cluster: {name}", value)
         for name, value in _numbers(status.get("counters")):
-            metric = GaugeMetricFamily(f"shuntserve_cluster_{name}", f"Cluster: {name}")
-            metric.add_metric([], value)
-            yield metric
+            yield CounterMetricFamily(f"shuntserve_cluster_{name}", f"Cluster: {name}", value)
+        yield from _pipelines(status.get("pipelines") or ())
 
     def describe(self) -> list[Metric]:
         return []
+
+
+def _pipelines(statuses: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    """One gauge for each number of a pipeline's status."""
+    gauges: dict[str, GaugeMetricFamily] = {}
+    for status in statuses:
+        for name, value in _numbers(status):
+            if name not in gauges:
+                gauges[name] = GaugeMetricFamily(
+                    f"shuntserve_pipeline_{name}", f"Pipeline: {name}", labels=["pipeline"]
+                )
+            gauges[name].add_metric([str(status.get("name"))], value)
+    yield from gauges.values()
 
 
 def _numbers(counters: Any) -> Iterator[tuple[str, float]]:

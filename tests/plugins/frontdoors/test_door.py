@@ -229,7 +229,9 @@ async def test_metrics_count_exactly(serve: Serve) -> None:
         "shuntserve_time_to_first_token_seconds_count": 2,
         "shuntserve_requests_in_flight": 0,
         "shuntserve_ready": 1,
-        "shuntserve_cluster_running": 0,
+        "shuntserve_cluster_in_flight": 0,
+        "shuntserve_cluster_steps_total": served.backend.steps,
+        'shuntserve_pipeline_in_flight{pipeline="script"}': 0,
     }
     found = dict(line.rsplit(" ", 1) for line in page.splitlines() if line[0] != "#")
     assert {name: float(found[name]) for name in wanted} == wanted

@@ -366,6 +366,19 @@ async def test_a_stream_that_fails_ends_with_an_error_and_not_with_done(
     assert caught.value.status_code == 503
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, "invalid_request_error"), (500, "server_error")]
+)
+async def test_a_failure_says_whose_fault_it_is(serve: Serve, status: int, kind: str) -> None:
+    reply = Reply((), "error", "no such grammar", status, None)
+    served = await serve(ScriptedBackend(script=lambda _: reply))
+    async with served.client() as client:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.chat.completions.create(model=MODEL, messages=HELLO)
+    assert (caught.value.status_code, caught.value.type) == (status, kind)
+    assert "Retry-After" not in caught.value.response.headers
+
+
 async def test_a_stream_that_fails_before_its_first_token_is_a_plain_error(
     serve: Serve,
 ) -> None:
