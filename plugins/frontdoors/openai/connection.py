@@ -175,6 +175,7 @@ class ConnectionServer(web.Server):
             max_line_size=limits.header_bytes,
             max_field_size=limits.header_bytes,
             max_headers=limits.headers,
+            auto_decompress=False,  # a small body must not become a large one
         )
 
     def count(self, change: int) -> None:

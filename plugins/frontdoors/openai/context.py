@@ -130,6 +130,8 @@ class Call:
             raise ApiError(
                 415, "Send the body as JSON, with the header Content-Type: application/json."
             )
+        if self.request.headers.get("Content-Encoding", "identity") != "identity":
+            raise ApiError(415, "Send the body without Content-Encoding.")
         return decode(decoder, await self._read())
 
     async def _read(self) -> bytes:

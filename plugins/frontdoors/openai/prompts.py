@@ -59,7 +59,7 @@ async def chat_prompt(
             continue_final_message=continues,
             extra=extra,
         )
-    except TemplateError as error:
+    except (TemplateError, RecursionError) as error:
         raise ApiError(400, str(error), param="messages", code="template_error") from error
     # Templates write the begin-of-text token themselves.
     return await encode(tokenizer, text, special=False)

@@ -19,6 +19,9 @@ from shuntserve_plugins.frontdoors.openai.wire import (
     Tool,
 )
 
+MAX_DEPTH = 64
+"""Levels of a JSON schema; what engines and the link to them take without trouble."""
+
 
 @frozen
 class Shape:
@@ -43,7 +46,7 @@ def answer_shape(body: ChatRequest) -> Shape:
         raise ApiError(
             400, "response_format and a tool call exclude each other", param="response_format"
         )
-    parameters = function.function.parameters or {"type": "object"}
+    parameters = _shallow(function.function.parameters or {"type": "object"}, "tools")
     return Shape({"json_schema": parameters}, body.tools, function.function.name)
 
 
@@ -58,7 +61,18 @@ def _format(wanted: ResponseFormat | None) -> Mapping[str, Any] | None:
             "response_format of type json_schema needs json_schema.schema",
             param="response_format.json_schema",
         )
-    return {"json_schema": wanted.json_schema.schema}
+    return {"json_schema": _shallow(wanted.json_schema.schema, "response_format.json_schema")}
+
+
+def _shallow(schema: Mapping[str, Any], param: str) -> Mapping[str, Any]:
+    """The schema, unless it is nested absurdly."""
+    level: list[Any] = [schema]
+    for _ in range(MAX_DEPTH):
+        inner = [value.values() if isinstance(value, Mapping) else value for value in level]
+        level = [v for values in inner for v in values if isinstance(v, Mapping | list)]
+        if not level:
+            return schema
+    raise ApiError(400, f"The schema has more than {MAX_DEPTH} levels.", param=param)
 
 
 def _forced(body: ChatRequest) -> Tool:

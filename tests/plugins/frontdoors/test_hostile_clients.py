@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
+import json
 import random
 import resource
 from collections.abc import AsyncIterator
@@ -65,6 +67,7 @@ async def test_broken_bodies(serve: Serve, body: bytes, words: str) -> None:
         (request(method="DELETE", path="/v1/models"), 405),
         (request(b"a=b", Content_Type="application/x-www-form-urlencoded"), 415),
         (request(b"{}", Content_Type="text/plain"), 415),
+        (request(gzip.compress(b" " * (50 << 20)), Content_Encoding="gzip"), 415),
         (request(GOOD, Content_Length="999999999999"), 413),
         (request(GOOD, X_Long="x" * 70_000), 431),
         (request(GOOD, **{f"X_{i}": "x" for i in range(200)}), 400),
@@ -81,6 +84,25 @@ async def test_every_error_has_one_shape(serve: Serve, data: bytes, status: int)
     assert answer.error["message"]
     if status == 405:
         assert answer.headers["Allow"] in ("GET", "POST")
+    await assert_well(served)
+
+
+@pytest.mark.parametrize("levels", [65, 300, 900])
+@pytest.mark.parametrize("where", ["response_format", "tools", "chat_template_kwargs"])
+async def test_absurd_nesting(serve: Serve, levels: int, where: str) -> None:
+    served = await serve()
+    deep = '{"a":' * levels + "1" + "}" * levels
+    function = f'{{"type": "function", "function": {{"name": "f", "parameters": {deep}}}}}'
+    written = {
+        "response_format": f'{{"type": "json_schema", "json_schema": {{"schema": {deep}}}}}',
+        "tools": f'[{function}], "tool_choice": "required"',
+        "chat_template_kwargs": deep,
+    }
+    chat = {"model": MODEL, "messages": [{"role": "user", "content": "fox"}], "max_tokens": 1}
+    body = f'{json.dumps(chat)[:-1]}, "{where}": {written[where]}}}'
+    answer = await send(served.address, request(body.encode(), "/v1/chat/completions"))
+    # The engine never sees the last: how deep it may be is up to the template.
+    assert answer.status in ((200, 400) if where == "chat_template_kwargs" else (400,))
     await assert_well(served)
 
 
