@@ -28,7 +28,7 @@ class Exact:
 
     max_stages: int = field(default=16, validator=ge(1))
     """Longest pipeline that is considered; the bound holds for pipelines up to this length."""
-    max_sets: int = field(default=40_000, validator=ge(1))
+    max_sets: int = field(default=150_000, validator=ge(1))
     """Up to how many sets of stages are listed; where there are more they are generated."""
 
     def place(self, problem: Problem) -> Placement:

@@ -55,6 +55,8 @@ class Costs:
 
     estimator: BoundEstimator
     kinds: Sequence[StageKind]
+    within: tuple[int, int] | None = None
+    """Least and greatest batch to look at; None is all."""
     _depths: dict[int, DepthCosts] = field(factory=dict, init=False)
 
     @property
@@ -73,7 +75,8 @@ class Costs:
     def batches(self) -> Ints:
         """Every batch that a pipeline can have, ascending."""
         values = np.unique(self.limits[:, 1:])
-        return values[values > 0]
+        low, high = self.within or (1, np.iinfo(np.int64).max)
+        return values[(values >= low) & (values <= high)]
 
     @cached_property
     def caps(self) -> Ints:
@@ -84,10 +87,11 @@ class Costs:
     def at(self, depth: int) -> DepthCosts:
         """Tables for pipelines of `depth` stages, for the batches that they can have."""
         if depth not in self._depths:
-            self._depths[depth] = self._tabulate(depth)
+            self._depths[depth] = self.tabulate(depth)
         return self._depths[depth]
 
-    def _tabulate(self, depth: int) -> DepthCosts:
+    def tabulate(self, depth: int) -> DepthCosts:
+        """The same, without remembering it."""
         enough = self.caps.max(axis=0, initial=0) * depth >= self.layers
         batches, caps = self.batches[enough], self.caps[:, enough]
         work = np.zeros((len(caps), len(batches), 4))

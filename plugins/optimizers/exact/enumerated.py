@@ -13,10 +13,11 @@ import numpy as np
 from attrs import define, field
 
 from shuntserve_core.interfaces.estimator import Floats, Ints
+from shuntserve_plugins.optimizers.exact.columns import Columns
 from shuntserve_plugins.optimizers.exact.costs import Costs
 from shuntserve_plugins.optimizers.exact.master import Choice, Master, Relaxation
 from shuntserve_plugins.optimizers.exact.relax import pair_bounds, throughput_bounds
-from shuntserve_plugins.optimizers.exact.splits import Split, Splitter
+from shuntserve_plugins.optimizers.exact.splits import Splitter
 
 _TOLERANCE = 1e-9
 _PROBE = 0.85
@@ -25,26 +26,6 @@ _NEGLIGIBLE = 1e-3
 """Share of the best set's bound below which a set is solved whatever it is worth."""
 _AT_ONCE = 48
 """Sets that are looked at more closely before the linear program is solved again."""
-
-
-@define(eq=False)
-class Columns:
-    """Sets of stages, what they use, and what is known of their worth."""
-
-    sets: Ints
-    usage: Floats
-    bound: Floats
-    """Upper bounds; the worth itself where there is a split."""
-    splits: dict[int, Split] = field(factory=dict)
-    pairs: dict[int, tuple[Ints, Floats]] = field(factory=dict)
-    """Batches that each set can have and their bounds, for sets looked at more closely."""
-
-    @property
-    def solved(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which are known exactly."""
-        mask = np.zeros(len(self.bound), dtype=bool)
-        mask[list(self.splits)] = True
-        return mask
 
 
 @define(eq=False)
@@ -67,7 +48,9 @@ class Enumerated:
             bound[rows] = throughput_bounds(costs.estimator, costs.at(int(depth)), sets[rows])
         keep = np.flatnonzero(bound > 0)
         usage = sets @ master.resources.usage
-        return cls(costs, master, Columns(sets[keep], usage[keep], bound[keep]), deadline)
+        return cls(
+            costs, master, Columns(master.resources, sets[keep], usage[keep], bound[keep]), deadline
+        )
 
     def run(self, known: float = -np.inf, *, first: bool = False) -> tuple[Choice, Ints, float]:
         """Best choice among sets that are solved, their numbers, and the proved bound.
@@ -185,14 +168,11 @@ class Enumerated:
         columns.splits.update(solved)
         return bool(solved)
 
-    def worth(self, chosen: Ints) -> float:
-        """Sum of the worth of sets, by number."""
-        return float(self.columns.bound[chosen].sum())
+    def ceiling(self) -> float:
+        """An upper bound on the objective."""
+        return self.relax().value
 
-    def cost(self, chosen: Ints) -> float:
-        """$ per hour of the instances that sets need together."""
-        resources = self.master.resources
-        need = np.ceil(self.columns.usage[chosen].sum(axis=0) / resources.shares - _TOLERANCE)
-        nodes = np.zeros(len(resources.counts))
-        np.maximum.at(nodes, resources.owners, need)
-        return float(nodes @ resources.prices)
+    @property
+    def hopeless(self) -> bool:
+        """Whether no set of stages holds the model."""
+        return not len(self.columns.sets)

@@ -60,6 +60,25 @@ class Master:
         """Whether money matters."""
         return self.objective.kind != "throughput" or self.objective.budget is not None
 
+    def dual_value(self, prices: Floats, weight: float) -> float:
+        """Upper bound on the objective, if no column is worth more than its price.
+
+        `prices` are those of the rows of `Resources`, `weight` that of worth.  Renting an instance
+        costs money and yields its share of the rows; whatever gains by that is rented in full.
+        """
+        resources, objective = self.resources, self.objective
+        if not self.priced:
+            return float(prices @ resources.available)
+        yields = np.bincount(
+            resources.owners, prices * resources.shares, minlength=len(resources.counts)
+        )
+        pays = {"throughput": 0.0, "throughput-per-dollar": self.exchange, "cost": 1.0}
+        each = yields - pays[objective.kind] * resources.prices
+        value = -weight * objective.rate if objective.kind == "cost" and objective.rate else 0.0
+        if objective.budget is None:
+            return value + float(np.maximum(each, 0) @ resources.counts)
+        return value + _knapsack(each, resources.prices, resources.counts, objective.budget)
+
     def relax(self, worth: Floats, usage: Floats) -> Relaxation:
         """Solve with fractions of columns; `worth` (n,), `usage` (n, rows)."""
         solver = self._load(worth, usage, whole=False)
@@ -137,6 +156,19 @@ class Master:
             matrix = np.vstack([matrix, np.concatenate([of_columns, of_offers])])
             row_lower, row_upper = np.append(row_lower, least), np.append(row_upper, most)
         return cost, lower, upper, matrix, row_lower, row_upper
+
+
+def _knapsack(gain: Floats, price: Floats, count: Floats, budget: float) -> float:
+    """Most gain for a budget, with fractions of instances."""
+    free = price <= 0
+    total = float(np.maximum(gain[free], 0) @ count[free])
+    for index in np.argsort(-np.where(free, -np.inf, gain / np.where(free, 1, price))):
+        if gain[index] <= 0 or free[index]:
+            break
+        bought = min(count[index], budget / price[index])
+        total += bought * gain[index]
+        budget -= bought * price[index]
+    return total
 
 
 def _solved(solver: Any) -> bool:

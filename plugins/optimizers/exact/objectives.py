@@ -14,8 +14,9 @@ from shuntserve_core.types import Objective, StageKind
 from shuntserve_plugins.optimizers.exact.answer import Answer
 from shuntserve_plugins.optimizers.exact.costs import Costs
 from shuntserve_plugins.optimizers.exact.enumerated import Enumerated
+from shuntserve_plugins.optimizers.exact.generated import Generated
 from shuntserve_plugins.optimizers.exact.master import Master
-from shuntserve_plugins.optimizers.exact.multisets import Resources, multisets
+from shuntserve_plugins.optimizers.exact.multisets import Resources, count_multisets, multisets
 
 _TOLERANCE = 1e-9
 
@@ -26,9 +27,13 @@ def search(problem: Problem, kinds: Sequence[StageKind], depth: int, most: int) 
     costs = Costs(problem.estimator, kinds)
     resources = Resources(problem.cluster, kinds)
     depth = min(depth, costs.layers)
-    sets = multisets(resources, depth)
-    finder = Enumerated.of(costs, Master(resources, problem.objective), sets, deadline)
-    if not len(finder.columns.sets):
+    master = Master(resources, problem.objective)
+    finder: Enumerated | Generated
+    if count_multisets(resources, depth) <= most:
+        finder = Enumerated.of(costs, master, multisets(resources, depth), deadline)
+    else:
+        finder = Generated.of(costs, master, depth, deadline)
+    if finder.hopeless:
         return Answer((), 0.0, 0.0)
     if problem.objective.kind == "throughput-per-dollar":
         return _ratio(problem, finder)
@@ -41,7 +46,7 @@ def search(problem: Problem, kinds: Sequence[StageKind], depth: int, most: int) 
     return Answer((), np.inf, np.inf, _reachable(problem.objective, finder))
 
 
-def _ratio(problem: Problem, finder: Enumerated) -> Answer:
+def _ratio(problem: Problem, finder: Enumerated | Generated) -> Answer:
     """Dinkelbach: maximise worth − r·cost; r is the best ratio once nothing is above 0.
 
     If no placement is worth more than r·cost + surplus, and none costs less than c, no ratio is
@@ -57,10 +62,12 @@ def _ratio(problem: Problem, finder: Enumerated) -> Answer:
             surplus = max(bound, 0.0)
             return Answer(_pipelines(finder, known), ratio, ratio + surplus / cheapest)
         known = chosen
-        ratio = finder.worth(known) / finder.cost(known)
+        ratio = finder.columns.worth(known) / finder.columns.cost(known)
 
 
-def _pipelines(finder: Enumerated, chosen: Ints) -> tuple[tuple[tuple[StageKind, int], ...], ...]:
+def _pipelines(
+    finder: Enumerated | Generated, chosen: Ints
+) -> tuple[tuple[tuple[StageKind, int], ...], ...]:
     kinds = finder.costs.kinds
     return tuple(
         tuple((kinds[kind], layers) for kind, layers in finder.columns.splits[int(index)].stages)
@@ -68,9 +75,8 @@ def _pipelines(finder: Enumerated, chosen: Ints) -> tuple[tuple[tuple[StageKind,
     )
 
 
-def _reachable(objective: Objective, finder: Enumerated) -> float:
+def _reachable(objective: Objective, finder: Enumerated | Generated) -> float:
     """An upper bound on the requests per second of any placement."""
     free = Objective("throughput", budget=objective.budget)
     finder.master = evolve(finder.master, objective=free)
-    finder.active = np.zeros(0, dtype=np.int64)
-    return finder.relax().value
+    return finder.ceiling()

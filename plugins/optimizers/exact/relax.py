@@ -89,7 +89,7 @@ def _greatest_batch(costs: DepthCosts, sets: Ints, layers: int) -> Ints:
         middle = (low + high + 1) // 2
         holds = _total(caps[middle], sets, costs.depth) >= layers
         low, high = np.where(holds, middle, low), np.where(holds, high, middle - 1)
-    return np.asarray(low)
+    return low.astype(np.int64)
 
 
 def _total(caps: Ints, sets: Ints, depth: int) -> Ints:

@@ -17,7 +17,12 @@ from attrs import frozen
 from shuntserve_core.interfaces.estimator import Floats, Ints
 from shuntserve_core.placing import slo_factor
 from shuntserve_core.types import Slo
-from shuntserve_plugins.optimizers.exact.bottleneck import Shares, capped, slowest_at_least
+from shuntserve_plugins.optimizers.exact.bottleneck import (
+    Shares,
+    capped,
+    layers_within,
+    slowest_at_least,
+)
 from shuntserve_plugins.optimizers.exact.costs import FIRST, LAST, MIDDLE, ONLY, Costs, DepthCosts
 
 _CLOSER = 1 - 4e-9
@@ -67,8 +72,10 @@ class Splitter:
         """Of this depth."""
         return self.costs.at(self.depth)
 
-    def worth(self, batch: Ints, prefill: Floats, decode: Floats) -> Floats:
-        """Throughput after the limits on TTFT and TPOT; 0 where A or D is infinite."""
+    def worth(
+        self, batch: Ints, prefill: Floats, decode: Floats, latency: Floats | None = None
+    ) -> Floats:
+        """Throughput after the limits on latency; 0 where A or D is infinite."""
         fits = np.isfinite(prefill) & np.isfinite(decode)
         A, D = np.where(fits, prefill, 1.0), np.where(fits, decode, 1.0)
         requests = self.tables.batches[batch]
@@ -76,7 +83,9 @@ class Splitter:
         throughput = requests / estimator.period(requests, self.depth, A, D)
         if self.slo.limited:
             ttft, tpot = estimator.latencies(requests, self.depth, A, D)
-            throughput = throughput * slo_factor(self.slo, np.zeros_like(ttft), ttft, tpot)
+            throughput = throughput * slo_factor(
+                self.slo, np.zeros_like(ttft) if latency is None else latency, ttft, tpot
+            )
         return np.where(fits, throughput, 0.0)
 
     def best(
@@ -84,8 +93,8 @@ class Splitter:
     ) -> tuple[Floats, list[Split | None]]:
         """Best split of each set (n, kinds) that is worth more than its threshold.
 
-        `row` and `batch` are the pairs of set and batch index to look at.  Returns upper bounds (n,) that are equal
-        to the split's worth where there is one, and to the threshold elsewhere.
+        `row` and `batch` are the pairs of set and batch index to look at.  Returns upper bounds
+        (n,): the split's worth where there is one, the threshold elsewhere.
         """
         bounds = threshold.copy()
         found: list[Split | None] = [None] * len(sets)
@@ -171,6 +180,10 @@ class Splitter:
     def _settle(self, items: Items, bounds: Floats, found: list[Split | None]) -> None:
         """Solve items exactly, and record what beats the bounds of their rows."""
         forced = self._force(items)
+        if self.slo.latency is not None:
+            for index in range(len(forced.row)):
+                self._settle_with_latency(forced.pick(np.array([index])), bounds, found)
+            return
         pace, layers = self._pace(forced), self.costs.layers
         least_decode = slowest_at_least(*pace.decode, forced.shares, layers)
         limit = np.full(len(forced.row), np.inf)
@@ -199,6 +212,46 @@ class Splitter:
                     found[row] = self._split(now, slopes, int(index), A[index], D[index])
             limit[live] = D * _CLOSER
 
+    def _settle_with_latency(self, item: Items, bounds: Floats, found: list[Split | None]) -> None:
+        """Solve one item under a limit on the latency of a lone request.
+
+        Slower stages may now be worth their while, so all pairs of A and D are looked at; for
+        each, the layers go to the stages that hold a lone request up least.
+        """
+        prefill, decode = ((slope[0], base[0]) for slope, base in self._pace(item))
+        count, low, high = (
+            part[0] for part in (item.shares.count, item.shares.low, item.shares.high)
+        )
+        A = _times(prefill, count, low, high)[:, None, None]
+        D = _times(decode, count, low, high)[None, :, None]
+        caps = np.minimum(layers_within(A, *prefill), layers_within(D, *decode))
+        caps = np.where(count > 0, np.minimum(caps, high), 0)
+        given = np.where(count > 0, low, 0)
+        alone = self.costs.alone(self.depth)[item.slot[0]]
+        layers, open_ = self._fill(caps, given, count, alone[:, 0])
+        latency = (layers * alone[:, 0]).sum(axis=2) + (count * alone[:, 1]).sum()
+        batch = np.full(latency.shape, item.batch[0])
+        worth = self.worth(batch, A[..., 0] + 0 * latency, D[..., 0] + 0 * latency, latency)
+        worth = np.where(open_, worth, 0)
+        best = np.unravel_index(int(worth.argmax()), worth.shape)
+        row = item.row[0]
+        if worth[best] > bounds[row]:
+            bounds[row] = worth[best]
+            found[row] = self._laid_out(item, caps[best].astype(np.int64), alone[:, 0], worth[best])
+
+    def _fill(
+        self, caps: Floats, given: Ints, count: Ints, slowness: Floats
+    ) -> tuple[Floats, Floats]:
+        """Layers a slot (..., slots) that are filled in the order of slowness, and whether all fit."""
+        rest = self.costs.layers - (count * given).sum() + np.zeros(caps.shape[:-1])
+        fits = (caps >= given).all(axis=-1) & (rest >= 0)
+        layers = np.zeros(caps.shape) + count * given
+        for slot in np.argsort(slowness):
+            more = np.clip(rest, 0, count[slot] * np.maximum(caps[..., slot] - given[slot], 0))
+            layers[..., slot] += more
+            rest = rest - more
+        return layers, fits & (rest == 0)
+
     def _force(self, items: Items) -> Items:
         """Single out, in every possible way, a stage whose limit is the batch itself."""
         caps = self.tables.caps
@@ -223,24 +276,38 @@ class Splitter:
     def _split(self, items: Items, pace: Pace, index: int, A: float, D: float) -> Split:
         """Layers that take no longer than A and D."""
         one = np.array([index])
-        prefill, decode = ((s[one], b[one]) for s, b in pace)
-        shares = capped(
-            capped(items.shares.pick(one), *prefill, np.array([A])), *decode, np.array([D])
-        )
+        item = items.pick(one)
+        prefill, decode = ((slope[one], base[one]) for slope, base in pace)
+        shares = capped(capped(item.shares, *prefill, np.array([A])), *decode, np.array([D]))
+        worth = self.worth(item.batch, np.array([A]), np.array([D]))
+        return self._laid_out(item, shares.high[0], np.zeros(len(shares.high[0])), worth[0])
+
+    def _laid_out(self, item: Items, caps: Ints, slowness: Floats, worth: float) -> Split:
+        """One item's stages in order, the layers given out in the order of slowness."""
         kinds = len(self.costs.kinds)
         stages = [
-            [int(slot) // kinds, int(slot) % kinds, int(low), int(high)]
-            for slot, count, low, high in zip(
-                items.slot[index], shares.count[0], shares.low[0], shares.high[0], strict=True
-            )
-            for _ in range(count)
+            [int(item.slot[0, slot]), int(item.shares.low[0, slot]), int(caps[slot])]
+            for slot in np.argsort(slowness, kind="stable")
+            for _ in range(item.shares.count[0, slot])
         ]
-        rest = self.costs.layers - sum(low for _, _, low, _ in stages)
+        rest = self.costs.layers - sum(low for _, low, _ in stages)
         for stage in stages:
-            more = min(rest, stage[3] - stage[2])
-            stage[2] += more
+            more = min(rest, stage[2] - stage[1])
+            stage[1] += more
             rest -= more
         assert rest == 0, "a feasible bottleneck holds the model"
-        stages.sort(key=lambda stage: stage[0])
-        worth = self.worth(items.batch[one], np.array([A]), np.array([D]))
-        return Split(tuple((kind, layers) for _, kind, layers, _ in stages), float(worth[0]))
+        stages.sort(key=lambda stage: stage[0] // kinds)
+        return Split(tuple((slot % kinds, layers) for slot, layers, _ in stages), float(worth))
+
+
+def _times(pace: tuple[Floats, Floats], count: Ints, low: Ints, high: Ints) -> Floats:
+    """Every time that a stage can take and that is not below what all must take."""
+    slope, base = pace
+    times = [
+        slope[slot] * np.arange(low[slot], high[slot] + 1) + base[slot]
+        for slot in range(len(count))
+        if count[slot]
+    ]
+    least = max(float(part[0]) for part in times)
+    every = np.unique(np.concatenate(times))
+    return every[every >= least]
