@@ -55,7 +55,7 @@ class EngineOnNode:
             "pids": [child.process.pid for child in self.children],
             "address": self.address,
             "ready": len(self.ready) == len(self.children),
-            "alive": bool(self.children) and not self.exited,
+            "alive": not self.exited,
         }
 
 
