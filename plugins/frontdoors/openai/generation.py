@@ -116,9 +116,11 @@ class Generation:
         try:
             for choice in self.choices:
                 self._backend.submit(choice.journal, choice)
-        except Refused as refused:
+        except Exception as error:  # whatever it is, the choices before it must not run on
             self.cancel()
-            raise ApiError.of(refused) from refused
+            if isinstance(error, Refused):
+                raise ApiError.of(error) from error
+            raise
 
     def fail(self, error: ApiError) -> None:
         """End all choices with an error."""
