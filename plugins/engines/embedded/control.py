@@ -23,6 +23,7 @@ _LENGTH = struct.Struct("<I")
 _NONCE_BYTES = 16
 _LONGEST = 64 << 20
 _CONNECT_SECONDS = 120.0
+_PROOF_SECONDS = 5.0
 _RETRY_SECONDS = 0.02
 
 
@@ -45,10 +46,10 @@ class Hub:
         self._listener.settimeout(_CONNECT_SECONDS)
         while len(self._peers) < self._count:
             sock, _ = self._listener.accept()
-            sock.settimeout(_CONNECT_SECONDS)
+            sock.settimeout(_PROOF_SECONDS)
             try:
                 rank = self._verify(sock)
-            except (PeerLost, OSError):
+            except (PeerLost, OSError, TypeError, ValueError):
                 sock.close()  # a stranger: the rank itself will come yet
                 continue
             sock.settimeout(None)
@@ -62,6 +63,8 @@ class Hub:
         rank, proof = _receive(sock)
         if not hmac.compare_digest(proof, _proof(self._token, nonce, rank)):
             raise PeerLost("it does not know the token")
+        if rank in self._peers or not 0 < rank <= self._count:
+            raise PeerLost(f"there is no rank {rank}, or it is here already")
         return int(rank)
 
     def tell(self, message: Any) -> None:

@@ -10,12 +10,14 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from queue import SimpleQueue
 from typing import Any
 
 import cattrs
 
-from shuntserve_plugins.engines.embedded.control import Hub, Spoke, watch_or_end
+from shuntserve_core.errors import UserError
+from shuntserve_plugins.engines.embedded.control import Hub, PeerLost, Spoke, watch_or_end
 from shuntserve_plugins.engines.embedded.driver import Driver
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
@@ -30,10 +32,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the control plane's
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     threading.Thread(target=_end_with_agent, daemon=True).start()
-    if spec.rank == 0:
-        _lead(spec)
-    else:
-        _follow(spec)
+    try:
+        _lead(spec) if spec.rank == 0 else _follow(spec)
+    except (UserError, PeerLost) as error:
+        sys.stderr.write(f"rank {spec.rank} of {spec.launch.engine_id}: {error}\n")
+    except Exception:  # our bug, or a collective whose other side has died
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(1)  # an orderly end would wait for threads that wait for dead ranks
 
 
 def report(**event: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,12 +20,37 @@ from shuntserve_core.weights import (
     stage_tensors,
 )
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
-from shuntserve_plugins.engines.embedded.group import Alone, Group, Threads
+from shuntserve_plugins.engines.embedded.group import Alone, Group
 from shuntserve_plugins.engines.embedded.plan import Choice, Plan
 from shuntserve_plugins.engines.embedded.rank import Rank, cache_of
 from shuntserve_plugins.engines.embedded.scheduler import Limits, Scheduler
 from shuntserve_plugins.engines.embedded.stage import Stage
 from tests.plugins.engines.embedded.processes import Model
+
+
+class Threads:
+    """Ranks that are threads of one process."""
+
+    def __init__(self, size: int) -> None:
+        self._parts: list[Tensor | None] = [None] * size
+        self._barrier = threading.Barrier(size)
+        self.members = [_Thread(self, rank, size) for rank in range(size)]
+
+    def exchange(self, rank: int, part: Tensor) -> Tensor:
+        """Meet the others."""
+        self._parts[rank] = part
+        self._barrier.wait()
+        together = torch.stack([p for p in self._parts if p is not None])
+        self._barrier.wait()
+        return together
+
+
+class _Thread:
+    def __init__(self, threads: Threads, rank: int, size: int) -> None:
+        self._threads, self.rank, self.size = threads, rank, size
+
+    def gather(self, part: Tensor) -> Tensor:
+        return self._threads.exchange(self.rank, part)
 
 
 class Mailbox:
