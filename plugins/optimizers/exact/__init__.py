@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from attrs import field, frozen
-from attrs.validators import ge
+from attrs.validators import ge, gt
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.fitting import explain_no_pipeline
@@ -30,11 +30,13 @@ class Exact:
     """Longest pipeline that is considered; the bound holds for pipelines up to this length."""
     max_sets: int = field(default=150_000, validator=ge(1))
     """Up to how many sets of stages are listed; where there are more they are generated."""
+    seconds: float = field(default=15.0, validator=gt(0))
+    """Time for the search where sets are generated; the problem's time limit holds as well."""
 
     def place(self, problem: Problem) -> Placement:
         """Choose pipelines until proved best or `problem.time_limit` is over."""
         start = time.monotonic()
-        answer = search(problem, stage_kinds(problem), self.max_stages, self.max_sets)
+        answer = search(problem, stage_kinds(problem), self.max_stages, self.max_sets, self.seconds)
         if not answer.pipelines:
             raise self._nothing(problem, answer)
         return self._placement(problem, answer, start)

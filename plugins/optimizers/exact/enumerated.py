@@ -128,7 +128,7 @@ class Enumerated:
         depths = columns.sets.sum(axis=1)
         for depth in np.unique(depths[new]):
             self._pair(new[depths[new] == depth], int(depth))
-        rows = rows[:_AT_ONCE]
+        rows = np.array([row for row in rows if row in columns.pairs], dtype=int)
         needed = (columns.usage[rows] @ relaxed.prices - gap) / max(relaxed.weight, 1e-12)
         threshold = np.maximum(needed - _TOLERANCE, _PROBE * columns.bound[rows])
         threshold[threshold < _NEGLIGIBLE * columns.bound.max()] = 0
@@ -143,7 +143,12 @@ class Enumerated:
 
     def _pair(self, rows: Ints, depth: int) -> None:
         """Bound sets of one depth at every single batch."""
-        pairs = pair_bounds(self.costs.estimator, self.costs.at(depth), self.columns.sets[rows])
+        pairs = pair_bounds(
+            self.costs.estimator,
+            self.costs.at(depth),
+            self.columns.sets[rows],
+            self.master.objective.slo,
+        )
         ends = np.searchsorted(pairs.row, np.arange(len(rows) + 1))
         for index, row in enumerate(rows):
             mine = slice(ends[index], ends[index + 1])

@@ -138,7 +138,8 @@ class Generated:
         layers = (held > 0).sum(axis=2).max(axis=0)
         resources = self.master.resources
         with np.errstate(divide="ignore", invalid="ignore"):
-            each = np.where(resources.usage > 0, layers[:, None] / resources.usage, 0)
+            per_unit = np.asarray(layers[:, None] / resources.usage, dtype=np.float64)
+        each = np.where(resources.usage > 0, per_unit, 0.0)
         owners: dict[int, float] = {}
         for row, owner in enumerate(resources.owners.tolist()):
             room = float(each[:, row].max(initial=0)) * float(resources.available[row])
@@ -155,8 +156,8 @@ class Generated:
             candidates += [(float(gain[cell]), number, int(cell)) for cell in order[first]]
         candidates.sort(reverse=True)
         added = 0
-        for gain, number, index in candidates:
-            if not gain > 0 or added == _PER_ROUND or time.monotonic() > self.deadline:
+        for most, number, index in candidates:
+            if not most > 0 or added == _PER_ROUND or time.monotonic() > self.deadline:
                 break
             added += self._add_from(self.grid[number], index, of_kinds)
         return added

@@ -79,7 +79,7 @@ class Grid:
             ratio = np.where(usable, priced / held, np.inf)
         low = 0.3 * ratio.min(axis=(1, 2)).astype(np.float64) + 1e-12
         high = np.full(len(caps), 2 * float(prices.max(initial=0)) + 1e-9)
-        best = np.where(usable.any(axis=2).all(axis=1), 0.0, np.inf)
+        best = np.where(usable.any(axis=2).min(axis=1), 0.0, np.inf)
         for _ in range(_HALVINGS):
             multiplier = np.sqrt(low * high)
             value, layers = multiplier * self.layers, np.zeros(len(caps))

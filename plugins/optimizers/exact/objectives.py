@@ -18,12 +18,20 @@ from shuntserve_plugins.optimizers.exact.generated import Generated
 from shuntserve_plugins.optimizers.exact.master import Master
 from shuntserve_plugins.optimizers.exact.multisets import Resources, count_multisets, multisets
 
-_TOLERANCE = 1e-9
+_OF_THE_LIMIT = 0.9
+"""Share of the time limit for the search; the rest is for building the placement."""
 
 
-def search(problem: Problem, kinds: Sequence[StageKind], depth: int, most: int) -> Answer:
-    """Best placement for the problem's objective, with stages of `kinds`."""
-    deadline = time.monotonic() + problem.time_limit * 0.9
+def search(
+    problem: Problem, kinds: Sequence[StageKind], depth: int, most: int, seconds: float
+) -> Answer:
+    """Best placement for the problem's objective, with stages of `kinds`.
+
+    Lists sets of up to `depth` stages if there are no more than `most`, or generates them for
+    `seconds`.
+    """
+    start = time.monotonic()
+    deadline = start + problem.time_limit * _OF_THE_LIMIT
     costs = Costs(problem.estimator, kinds)
     resources = Resources(problem.cluster, kinds)
     depth = min(depth, costs.layers)
@@ -32,7 +40,7 @@ def search(problem: Problem, kinds: Sequence[StageKind], depth: int, most: int) 
     if count_multisets(resources, depth) <= most:
         finder = Enumerated.of(costs, master, multisets(resources, depth), deadline)
     else:
-        finder = Generated.of(costs, master, depth, deadline)
+        finder = Generated.of(costs, master, depth, min(deadline, start + seconds))
     if finder.hopeless:
         return Answer((), 0.0, 0.0)
     if problem.objective.kind == "throughput-per-dollar":

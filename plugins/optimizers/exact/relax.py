@@ -14,6 +14,8 @@ from attrs import frozen
 from numpy.lib.stride_tricks import sliding_window_view
 
 from shuntserve_core.interfaces.estimator import BoundEstimator, Floats, Ints
+from shuntserve_core.placing import slo_factor
+from shuntserve_core.types import Slo
 from shuntserve_plugins.optimizers.exact.costs import FIRST, LAST, MIDDLE, ONLY, DepthCosts
 
 WINDOWS = (3, 5, 8, 12, 20, 0)
@@ -69,15 +71,23 @@ class Pairs:
         return Pairs(self.row[keep], self.batch[keep], self.bound[keep])
 
 
-def pair_bounds(estimator: BoundEstimator, costs: DepthCosts, sets: Ints) -> Pairs:
-    """Bounds for every set (n, kinds) at every batch that it can have."""
+def pair_bounds(estimator: BoundEstimator, costs: DepthCosts, sets: Ints, slo: Slo) -> Pairs:
+    """Bounds on worth for every set (n, kinds) at every batch that it can have."""
     window = costs.cached("single", lambda: _window(estimator, costs, 1))
     layers = estimator.model.layers
     top = _greatest_batch(costs, sets, layers)
     row, batch = np.nonzero(np.arange(len(costs.batches)) <= top[:, None])
     if not len(row):
         return Pairs(row, batch, np.zeros(0))
-    return Pairs(row, batch, _bound(window, sets[row], batch, layers, costs.depth))
+    prefill, decode, both = _least(window, sets[row], batch, layers, costs.depth)
+    bound = _throughput(window, batch, prefill, decode, both)
+    if slo.limited:
+        requests = costs.batches[batch]
+        ttft, tpot = estimator.latencies(
+            requests, costs.depth, prefill * requests, decode * requests
+        )
+        bound = bound * slo_factor(slo, np.zeros_like(ttft), ttft, tpot)
+    return Pairs(row, batch, bound)
 
 
 def _greatest_batch(costs: DepthCosts, sets: Ints, layers: int) -> Ints:
@@ -89,18 +99,18 @@ def _greatest_batch(costs: DepthCosts, sets: Ints, layers: int) -> Ints:
         middle = (low + high + 1) // 2
         holds = _total(caps[middle], sets, costs.depth) >= layers
         low, high = np.where(holds, middle, low), np.where(holds, high, middle - 1)
-    return low.astype(np.int64)
+    return np.asarray(low, dtype=np.int64)
 
 
 def _total(caps: Ints, sets: Ints, depth: int) -> Ints:
     """Most layers that sets hold, given caps (n, positions, kinds)."""
     if depth == 1:
-        return (sets * caps[:, ONLY]).sum(axis=1)
+        return np.asarray((sets * caps[:, ONLY]).sum(axis=1))
     middle = caps[:, MIDDLE]
     total: Ints = np.einsum("nk,nk->n", sets, middle)
     for place in (FIRST, LAST):
         gain = np.where(sets > 0, caps[:, place] - middle, np.iinfo(np.int64).min)
-        total = total + gain.max(axis=1)
+        total = np.asarray(total + gain.max(axis=1))
     return total
 
 
@@ -147,16 +157,27 @@ def _range_min(values: Floats) -> Floats:
 
 
 def _bound(window: _Window, sets: Ints, ends: Ints, layers: int, depth: int) -> Floats:
+    return _throughput(window, ends, *_least(window, sets, ends, layers, depth))
+
+
+def _least(
+    window: _Window, sets: Ints, ends: Ints, layers: int, depth: int
+) -> tuple[Floats, Floats, Floats]:
+    """Least A, least D and least A + D, seconds a request."""
     kinds = sets.shape[1]
-    shape = (len(sets), 4, kinds)
-    caps = window.caps.T[ends].reshape(shape)
+    caps = window.caps.T[ends].reshape(len(sets), 4, kinds)
     work = window.work.transpose(1, 2, 3, 0)[ends]
-    least = [
+    prefill, decode, both = (
         _least_seconds(work[:, part].reshape(-1, 2, 4, kinds), caps, sets, layers, depth)
         for part in range(3)
-    ]
-    prefill, decode, both = least
-    both = np.maximum(both, prefill + decode)
+    )
+    return prefill, decode, np.maximum(both, prefill + decode)
+
+
+def _throughput(
+    window: _Window, ends: Ints, prefill: Floats, decode: Floats, both: Floats
+) -> Floats:
+    """Most requests per second with at least these A, D and A + D."""
     first = np.minimum((prefill / both * SHARES).astype(np.int64), SHARES - 1)
     last = np.minimum(np.ceil((1 - decode / both) * SHARES).astype(np.int64), SHARES) - 1
     period = window.period[ends, first, np.maximum(last, first)] * both

@@ -242,7 +242,7 @@ class Splitter:
     def _fill(
         self, caps: Floats, given: Ints, count: Ints, slowness: Floats
     ) -> tuple[Floats, Floats]:
-        """Layers a slot (..., slots) that are filled in the order of slowness, and whether all fit."""
+        """Layers of each slot (..., slots), filled by slowness, and whether all fit."""
         rest = self.costs.layers - (count * given).sum() + np.zeros(caps.shape[:-1])
         fits = (caps >= given).all(axis=-1) & (rest >= 0)
         layers = np.zeros(caps.shape) + count * given
