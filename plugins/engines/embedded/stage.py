@@ -100,9 +100,9 @@ class Stage:
             out = hidden.new_empty(rows.shape[0], len(tile))
             product(rows, matrix, out)
             ours[:, of_ours] = out[:, of_tile]
-        parts = self._group.gather(ours)
-        whole = parts.transpose(0, 1).reshape(rows.shape[0], -1)
-        return whole[:count, : self.geometry.vocab]
+        parts = self._group.gather(ours[:count])
+        whole = parts.transpose(0, 1).reshape(count, -1)
+        return whole[:, : self.geometry.vocab]
 
     def _attend(
         self, index: int, layer: LayerWeights, hidden: Tensor, batch: Batch, cache: KvCache
