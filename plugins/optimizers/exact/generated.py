@@ -15,7 +15,12 @@ from attrs import define, field
 from shuntserve_core.interfaces.estimator import Floats, Ints
 from shuntserve_plugins.optimizers.exact.columns import Columns
 from shuntserve_plugins.optimizers.exact.costs import Costs
-from shuntserve_plugins.optimizers.exact.grid import Grid, cheapest_stages, grids
+from shuntserve_plugins.optimizers.exact.grid import (
+    Grid,
+    cheapest_stages,
+    grids,
+    stages_at_hand,
+)
 from shuntserve_plugins.optimizers.exact.master import Choice, Master, Relaxation
 from shuntserve_plugins.optimizers.exact.splits import Splitter
 
@@ -174,7 +179,10 @@ class Generated:
     def _add_from(self, grid: Grid, index: int, of_kinds: Floats) -> bool:
         """Make a column of the cheapest stages of a cell; False if it is known or useless."""
         cell = grid.cell(index)
+        resources = self.master.resources
         chosen = cheapest_stages(cell, of_kinds, grid.depth, grid.layers)
+        if chosen is None or (resources.usage[chosen].sum(axis=0) > resources.available).any():
+            chosen = stages_at_hand(cell, of_kinds, grid.layers, resources)
         key = (*sorted(chosen or ()), cell.batches[0])
         if chosen is None or key in self._seen:
             return False

@@ -18,6 +18,7 @@ from attrs import frozen
 
 from shuntserve_core.interfaces.estimator import BoundEstimator, Floats, Ints
 from shuntserve_plugins.optimizers.exact.costs import FIRST, LAST, MIDDLE, ONLY, Costs, DepthCosts
+from shuntserve_plugins.optimizers.exact.multisets import Resources
 
 _HALVINGS = 9
 """Steps of the search for the best λ."""
@@ -37,6 +38,7 @@ _CHUNK = 4096
 class Cell(NamedTuple):
     """One cell, as far as a search for columns needs it."""
 
+    depth: int
     caps: Ints
     """(positions, kinds): first, middle, last; or only."""
     batches: tuple[int, int]
@@ -59,7 +61,9 @@ class Grid:
 
     def cell(self, index: int) -> Cell:
         """By number."""
-        return Cell(self.caps[index], (int(self.least[index]), int(self.greatest[index])))
+        return Cell(
+            self.depth, self.caps[index], (int(self.least[index]), int(self.greatest[index]))
+        )
 
     def least_cost(self, prices: Floats) -> Floats:
         """Lower bounds (cells,) on the price of any pipeline of each cell."""
@@ -77,7 +81,8 @@ class Grid:
         times = [1] if self.depth == 1 else [1, self.depth - 2, 1]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(usable, priced / held, np.inf)
-        low = 0.3 * ratio.min(axis=(1, 2)).astype(np.float64) + 1e-12
+        cheapest = ratio.min(axis=(1, 2)).astype(np.float64)
+        low = 0.3 * np.where(np.isfinite(cheapest), cheapest, 0.0) + 1e-12
         high = np.full(len(caps), 2 * float(prices.max(initial=0)) + 1e-9)
         best = np.where(usable.any(axis=2).min(axis=1), 0.0, np.inf)
         for _ in range(_HALVINGS):
@@ -224,3 +229,30 @@ def cheapest_stages(cell: Cell, prices: Floats, depth: int, layers: int) -> Sequ
         chosen.append(kind)
         left = max(0, left - int(cell.caps[place][kind]))
     return chosen
+
+
+_GREED = np.geomspace(0.2, 50, 8)
+"""What a layer may cost, relative to the mean price of a layer, when stages are picked greedily."""
+
+
+def stages_at_hand(
+    cell: Cell, prices: Floats, layers: int, resources: Resources
+) -> Sequence[int] | None:
+    """As `cheapest_stages` where instances are few: greedy, within what there is."""
+    places = [0] if len(cell.caps) == 1 else [0, 2, *[1] * (cell.depth - 2)]
+    caps = cell.caps.astype(np.float64)
+    scale = float(prices.mean()) / max(float(caps.mean()), 1e-9)
+    best: tuple[float, list[int]] | None = None
+    for multiplier in _GREED * scale:
+        left, held, chosen = resources.available.copy(), 0.0, list[int]()
+        for place in places:
+            fits = (resources.usage <= left + 1e-9).all(axis=1) & (caps[place] > 0)
+            if not fits.any():
+                break
+            kind = int(np.where(fits, prices - multiplier * caps[place], np.inf).argmin())
+            left, held = left - resources.usage[kind], held + caps[place][kind]
+            chosen.append(kind)
+        cost = float(prices[chosen].sum())
+        if len(chosen) == len(places) and held >= layers and (best is None or cost < best[0]):
+            best = cost, chosen
+    return best[1] if best else None

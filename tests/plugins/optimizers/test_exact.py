@@ -197,12 +197,12 @@ def _worth(problem: Problem, placement: Placement) -> Iterator[float]:
 @settings(max_examples=10, deadline=None)
 @given(problems())
 def test_generated_sets_keep_within_their_bound(problem: Problem) -> None:
-    """Without listing the sets: feasible, and never above the bound or below half of the best."""
+    """Without listing the sets: never above the best, whose value is never above the bound."""
     problem = evolve(problem, objective=Objective())
     expected = best_of_all(problem, 4)
     if expected is None:
         return
-    placement = Exact(max_stages=4, max_sets=1).place(problem)
+    placement = Exact(max_stages=4, max_sets=1, seconds=0.5).place(problem)
     assert placement.bound_rps is not None
     assert placement.throughput_rps <= expected * (1 + 1e-9)
     assert expected <= placement.bound_rps * (1 + 1e-9)
