@@ -13,6 +13,8 @@ from shuntserve_core.interfaces.estimator import Floats, Ints
 
 _ROUNDING = 1e-9
 """Relative slack when seconds are turned back into layers."""
+_ROUGH_STEPS = 10
+"""Halvings after which a lower bound is good enough."""
 _NOTHING = 1e-25
 """Seconds that are no time at all."""
 _MANY = 1e6
@@ -75,6 +77,22 @@ def slowest_at_least(slope: Floats, base: Floats, shares: Shares, layers: int) -
     seconds = np.maximum(slope * upper + base, floor)
     found = np.where(present & (total(upper) >= layers), seconds, np.inf).min(axis=1)
     return np.where(shares.holds(layers), found, np.inf)
+
+
+def slowest_roughly(slope: Floats, base: Floats, shares: Shares, layers: int) -> Floats:
+    """A lower bound on `slowest_at_least`, (n,), for a fraction of its cost."""
+    present = shares.count > 0
+    count = np.where(present, shares.count, 0).astype(np.float64)
+    least = np.where(present, shares.low, 0).astype(np.float64)
+    most = np.where(present, shares.high, 0).astype(np.float64)
+    low = np.where(present, slope * least + base, 0).max(axis=1)
+    high = np.where(present, slope * most + base, 0).max(axis=1)
+    for _ in range(_ROUGH_STEPS):
+        middle = (low + high) / 2
+        fits = np.clip(layers_within(middle[:, None], slope, base), least, most)
+        enough = np.einsum("ns,ns->n", count, fits) >= layers
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.asarray(low)
 
 
 def capped(shares: Shares, slope: Floats, base: Floats, seconds: Floats) -> Shares:

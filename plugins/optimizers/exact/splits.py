@@ -22,6 +22,7 @@ from shuntserve_plugins.optimizers.exact.bottleneck import (
     capped,
     layers_within,
     slowest_at_least,
+    slowest_roughly,
 )
 from shuntserve_plugins.optimizers.exact.costs import FIRST, LAST, MIDDLE, ONLY, Costs, DepthCosts
 
@@ -160,9 +161,9 @@ class Splitter:
         if not len(items.row):
             return np.zeros(0)
         pace, layers = self._pace(items), self.costs.layers
-        A = slowest_at_least(*pace.prefill, items.shares, layers)
-        D = slowest_at_least(*pace.decode, items.shares, layers)
-        both = slowest_at_least(
+        A = slowest_roughly(*pace.prefill, items.shares, layers)
+        D = slowest_roughly(*pace.decode, items.shares, layers)
+        both = slowest_roughly(
             pace.prefill[0] + pace.decode[0], pace.prefill[1] + pace.decode[1], items.shares, layers
         )
         return self._relaxed(items.batch, A, D, both)
