@@ -80,7 +80,7 @@ def replay(path: Path, time_scale: float, requests: int | None) -> Iterator[Arri
             if number == requests:
                 return
             try:
-                at = _seconds(row["TIMESTAMP"])
+                at = seconds_of(row["TIMESTAMP"])
                 lengths = int(row["ContextTokens"]), int(row["GeneratedTokens"])
             except (TypeError, ValueError) as error:
                 raise UserError(str(error), where=f"{path}, line {reader.line_num}") from error
@@ -88,7 +88,7 @@ def replay(path: Path, time_scale: float, requests: int | None) -> Iterator[Arri
             yield Arrival(number, max(0.0, at - begin) * time_scale, max(1, lengths[0]), lengths[1])
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
     """A number of seconds, or a date and time with up to seven decimals."""
     try:
         return float(text)

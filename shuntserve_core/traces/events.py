@@ -1,8 +1,9 @@
-"""Interruption traces in our own form: CSV with the columns `at,node,kind,notice`.
+"""Interruption traces in our own form: CSV with the columns `at,node,kind,notice,market`.
 
 `at` is seconds from the start; `kind` one of `notice`, `rebalance`, `withdrawn`, `lost`,
-`restored`; `notice`, seconds between a notice and its deadline, may be empty.  JSON is a list
-of objects with the same keys.
+`restored`; `notice`, seconds between a notice and its deadline, may be empty; so may `market`, at
+whose price the simulator bills a node that is restored, and both columns may be missing.  JSON is a
+list of objects with the same keys.  Lines that begin with # are comments.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from attrs import frozen
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.types.spot import EVENT_KINDS
 
-COLUMNS = ("at", "node", "kind", "notice")
+COLUMNS = ("at", "node", "kind", "notice", "market")
+MARKETS = ("spot", "on-demand")
 
 
 @frozen
@@ -30,6 +32,8 @@ class TraceEvent:
     kind: str
     notice: float | None = None
     """Seconds between the notice and its deadline."""
+    market: str = ""
+    """`spot`, `on-demand`, or empty for what the cluster's offer says."""
 
 
 def read_events(file: Path) -> tuple[TraceEvent, ...]:
@@ -52,11 +56,13 @@ def read_events(file: Path) -> tuple[TraceEvent, ...]:
 
 
 def _csv_rows(text: str) -> list[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(text.splitlines())
+    lines = ["" if line.startswith("#") else line for line in text.splitlines()]
+    begin = next((number for number, line in enumerate(lines) if line), 0)
+    reader = csv.DictReader(lines[begin:])
     missing = set(COLUMNS[:3]) - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"no column {min(missing)}")
-    return [(f"line {number}", row) for number, row in enumerate(reader, 2)]
+    return [(f"line {begin + reader.line_num}", row) for row in reader]
 
 
 def _json_rows(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -71,6 +77,7 @@ def _event(row: dict[str, Any], where: str) -> TraceEvent:
         at = float(row["at"])
         notice = None if row.get("notice") in (None, "") else float(row["notice"])
         node, kind = str(row["node"]), str(row["kind"])
+        market = str(row.get("market") or "")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"not an event: {error}", where=where, remedy="at and notice are seconds"
@@ -79,6 +86,9 @@ def _event(row: dict[str, Any], where: str) -> TraceEvent:
         raise UserError(
             f"unknown kind {kind!r}", where=where, remedy=did_you_mean(kind, EVENT_KINDS)
         )
+    if market not in ("", *MARKETS):
+        remedy = did_you_mean(market, MARKETS)
+        raise UserError(f"unknown market {market!r}", where=where, remedy=remedy)
     if at < 0 or (notice is not None and notice < 0):
         raise UserError("a time before the start", where=where, remedy="give seconds of at least 0")
-    return TraceEvent(at, node, kind, notice)
+    return TraceEvent(at, node, kind, notice, market)
