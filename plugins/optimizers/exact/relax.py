@@ -9,6 +9,8 @@ region that these three leave.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from attrs import frozen
 from numpy.lib.stride_tricks import sliding_window_view
@@ -16,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from shuntserve_core.interfaces.estimator import BoundEstimator, Floats, Ints
 from shuntserve_core.placing import slo_factor
 from shuntserve_core.types import Slo
-from shuntserve_plugins.optimizers.exact.costs import FIRST, LAST, MIDDLE, ONLY, DepthCosts
+from shuntserve_plugins.optimizers.exact.costs import FIRST, ONLY, DepthCosts
 
 WINDOWS = (3, 5, 8, 12, 20, 0)
 """Batches in each window, from the greatest feasible one down; 0 is all the rest."""
@@ -30,9 +32,10 @@ SHARES = 24
 class _Window:
     """Tables for batches b − width + 1 to b, per request: entry b of the batch axis."""
 
-    caps: Ints
+    caps: Floats
+    """(places, kinds, batches): first, middle, last; or only."""
     work: Floats
-    """(slots, batches, 3, 2): in prefill, decode and both, seconds a layer and fixed."""
+    """(3, 2, places, kinds, batches): in prefill, decode and both, seconds a layer and fixed."""
     period: Floats
     """(batches, SHARES, SHARES): least period for A + D = 1 and A / (A + D) in intervals i to j."""
 
@@ -92,26 +95,43 @@ def pair_bounds(estimator: BoundEstimator, costs: DepthCosts, sets: Ints, slo: S
 
 def _greatest_batch(costs: DepthCosts, sets: Ints, layers: int) -> Ints:
     """Greatest batch index at which the stages hold the model; −1 where none is."""
-    kinds = sets.shape[1]
     low, high = np.full(len(sets), -1), np.full(len(sets), len(costs.batches) - 1)
-    caps = costs.caps.reshape(4, kinds, -1).transpose(2, 0, 1)
+    caps = _by_place(costs.caps, costs.depth, sets.shape[1]).astype(np.float64)
+    counts = _Counts.of(sets)
     while (low < high).any():
         middle = (low + high + 1) // 2
-        holds = _total(caps[middle], sets, costs.depth) >= layers
+        holds = counts.total(caps[..., middle]) >= layers
         low, high = np.where(holds, middle, low), np.where(holds, high, middle - 1)
     return np.asarray(low, dtype=np.int64)
 
 
-def _total(caps: Ints, sets: Ints, depth: int) -> Ints:
-    """Most layers that sets hold, given caps (n, positions, kinds)."""
-    if depth == 1:
-        return np.asarray((sets * caps[:, ONLY]).sum(axis=1))
-    middle = caps[:, MIDDLE]
-    total: Ints = np.einsum("nk,nk->n", sets, middle)
-    for place in (FIRST, LAST):
-        gain = np.where(sets > 0, caps[:, place] - middle, np.iinfo(np.int64).min)
-        total = np.asarray(total + gain.max(axis=1))
-    return total
+def _by_place(table: Any, depth: int, kinds: int) -> Any:
+    """(..., slots, batches) to (..., places, kinds, batches): first, middle, last; or only."""
+    shaped = table.reshape(*table.shape[:-2], 4, kinds, table.shape[-1])
+    return shaped[..., ONLY:, :, :] if depth == 1 else shaped[..., FIRST:ONLY, :, :]
+
+
+@frozen(eq=False)
+class _Counts:
+    """Sets with the sets on the last axis, along which arithmetic is quick: (kinds, n)."""
+
+    stages: Floats
+    missing: Floats
+    """0 for kinds that a set has, −inf for others."""
+
+    @classmethod
+    def of(cls, sets: Ints) -> _Counts:
+        stages = np.ascontiguousarray(sets.T).astype(np.float64)
+        return cls(stages, np.where(stages > 0, 0.0, -np.inf))
+
+    def total(self, caps: Floats) -> Floats:
+        """Most layers that sets hold, given caps (places, kinds, n)."""
+        if len(caps) == 1:
+            return np.asarray((self.stages * caps[0]).sum(axis=0))
+        first, middle, last = caps
+        others = (self.stages * middle).sum(axis=0)
+        at_first = (first - middle + self.missing).max(axis=0)
+        return np.asarray(others + at_first + (last - middle + self.missing).max(axis=0))
 
 
 def _window(estimator: BoundEstimator, costs: DepthCosts, width: int) -> _Window:
@@ -131,9 +151,11 @@ def _window(estimator: BoundEstimator, costs: DepthCosts, width: int) -> _Window
         / batches[:, None]
     )
     period = _sliding_min(period, width)
+    kinds = len(costs.caps) // 4
+    least = _sliding_min(work.swapaxes(0, 1), width).transpose(2, 3, 1, 0)
     return _Window(
-        costs.caps[:, lowest],
-        _sliding_min(work.swapaxes(0, 1), width).swapaxes(0, 1),
+        _by_place(costs.caps[:, lowest].astype(np.float64), costs.depth, kinds),
+        np.ascontiguousarray(_by_place(least, costs.depth, kinds)),
         _range_min(period),
     )
 
@@ -164,12 +186,10 @@ def _least(
     window: _Window, sets: Ints, ends: Ints, layers: int, depth: int
 ) -> tuple[Floats, Floats, Floats]:
     """Least A, least D and least A + D, seconds a request."""
-    kinds = sets.shape[1]
-    caps = window.caps.T[ends].reshape(len(sets), 4, kinds)
-    work = window.work.transpose(1, 2, 3, 0)[ends]
+    counts, caps = _Counts.of(sets), window.caps[..., ends]
     prefill, decode, both = (
-        _least_seconds(work[:, part].reshape(-1, 2, 4, kinds), caps, sets, layers, depth)
-        for part in range(3)
+        _least_seconds(slope[..., ends], base[..., ends], caps, counts, layers)
+        for slope, base in window.work
     )
     return prefill, decode, np.maximum(both, prefill + decode)
 
@@ -184,17 +204,18 @@ def _throughput(
     return np.asarray((1 + 1e-9) / period)
 
 
-def _least_seconds(work: Floats, caps: Ints, sets: Ints, layers: int, depth: int) -> Floats:
-    """A lower bound on the slowest stage's seconds, by bisection; work (n, 2, positions, kinds)."""
-    slope, base = np.maximum(work[:, 0], 1e-300), work[:, 1]
-    present = (sets > 0)[:, None, :]
-    one = np.where(present & (caps > 0), slope + base, np.inf)
-    places = (ONLY,) if depth == 1 else (FIRST, MIDDLE, LAST)
-    low = one[:, places].min(axis=(1, 2)) * (1 - 1e-9)
-    high = np.where(present, caps * slope + base, 0)[:, places].max(axis=(1, 2))
+def _least_seconds(
+    slope: Floats, base: Floats, caps: Floats, counts: _Counts, layers: int
+) -> Floats:
+    """A lower bound (n,) on the slowest stage's seconds; slopes and caps (places, kinds, n)."""
+    slope = np.maximum(slope, 1e-300)
+    present = (counts.missing == 0) & (caps > 0)
+    low = np.where(present, slope + base, np.inf).min(axis=(0, 1)) * (1 - 1e-9)
+    high = np.where(present, caps * slope + base, 0).max(axis=(0, 1))
+    per_second, start = 1 / slope, base / slope
     for _ in range(STEPS):
         middle = (low + high) / 2
-        fits = np.clip((middle[:, None, None] - base) / slope, 0, caps).astype(np.int64)
-        enough = _total(fits, sets, depth) >= layers
+        fits = np.floor(np.minimum(np.maximum(middle * per_second - start, 0), caps) + 1e-9)
+        enough = counts.total(fits) >= layers
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     return np.asarray(low)
