@@ -20,7 +20,8 @@ class _Command(NamedTuple):
 COMMANDS = {
     "plan": _Command("shuntserve_core.cli.plan:plan", "Choose pipelines for a model."),
     "estimate": _Command("shuntserve_core.cli.estimate:estimate", "Predict given pipelines."),
-    "compare": _Command("shuntserve_core.cli.compare:compare", "Compare optimizers."),
+    "compare": _Command("shuntserve_core.cli.compare:compare", "Compare optimizers, or a study."),
+    "simulate": _Command("shuntserve_core.cli.simulate:simulate", "Replay a workload, no GPUs."),
     "layer": _Command("shuntserve_core.cli.layer:layer", "Predict or measure one layer."),
     "serve": _Command("shuntserve_core.cli.serve:serve", "Run a cluster and its endpoint."),
     "status": _Command("shuntserve_core.cli.status:status", "Show a running cluster."),
