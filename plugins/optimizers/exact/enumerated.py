@@ -20,11 +20,11 @@ from shuntserve_plugins.optimizers.exact.relax import pair_bounds, throughput_bo
 from shuntserve_plugins.optimizers.exact.splits import Splitter
 
 _TOLERANCE = 1e-9
-_PROBE = 0.85
+_PROBE = 0.92
 """How far below its bound a set is searched at a time."""
 _NEGLIGIBLE = 1e-3
 """Share of the best set's bound below which a set is solved whatever it is worth."""
-_AT_ONCE = 48
+_AT_ONCE = 120
 """Sets that are looked at more closely before the linear program is solved again."""
 
 
