@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # the client reads it once, when it is imported
 
 PIECES = {
     "model": '[model]\nname = "Qwen/Qwen3-32B"\n',
@@ -18,6 +16,13 @@ PIECES = {
 }
 
 WriteConfig = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test of the configuration asks the hub; other tests ask a stand-in of their own."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture
