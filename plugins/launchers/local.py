@@ -46,8 +46,8 @@ class LocalLauncher:
 
     async def launch(self, node: NodeSpec) -> AgentAddress:
         """Start an agent and wait for its URL."""
+        await self.terminate(node.name)  # whatever an earlier launch has left
         directory = self._directory(node.name)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         token_file = directory / "token"
         token = secrets.token_urlsafe(32)
         write_private(token_file, token)
@@ -65,15 +65,18 @@ class LocalLauncher:
                 start_new_session=True,
             )
         assert process.stdout is not None
+        url = ""
         try:
             line = await asyncio.wait_for(process.stdout.readline(), _START_SECONDS)
             url = str(json.loads(line)["url"])
         except (TimeoutError, ValueError, KeyError):
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
             raise UserError(
                 f"the agent of {node.name} did not start", remedy=f"see {log}"
             ) from None
+        finally:
+            if not url:  # nor may it outlive a launch that is cancelled
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
         address = {"url": url, "token": token, "pid": process.pid}
         write_private(directory / "agent.json", json.dumps(address))
         return AgentAddress(node.name, url, token, "127.0.0.1")

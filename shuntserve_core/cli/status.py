@@ -77,8 +77,7 @@ def _pipelines(report: dict[str, Any]) -> Any:
             "{node} TP{tensor_parallel} {layers[0]}:{layers[1]}".format(**stage)
             for stage in run["stages"]
         )
-        why = run["doomed"] or (f"loses {run['losing']}" if run["losing"] else "")
-        state = f"{run['state']} ({why})" if why else run["state"]
+        state = f"{run['state']} ({run['leaving']})" if run["leaving"] else run["state"]
         table.add_row(run["name"], state, f"{run['running']} + {run['waiting']}", stages)
     return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +15,13 @@ import cattrs
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import WorkerCommand
 from shuntserve_core.interfaces.launcher import AgentAddress
-from shuntserve_core.node.server import TICK_SECONDS, body_of
+from shuntserve_core.node.server import body_of
 from shuntserve_core.tensorstore import ShardSpec
 
-SILENCE_SECONDS = 5 * TICK_SECONDS
-"""An agent that says nothing for so long is lost."""
+SILENCE_SECONDS = 5.0
+"""An agent that says nothing for so long is lost.  One that ends is missed at once."""
+logger = logging.getLogger(__name__)
+
 _LOAD_SECONDS = 3600.0
 _CALL_SECONDS = 30.0
 
@@ -123,7 +126,7 @@ class AgentClient:
                         break
                     event = json.loads(message.data)
                     if event:
-                        on_event(event)
+                        _tell(on_event, event)
         except TimeoutError:
             reason = f"silent for {SILENCE_SECONDS:.0f} s"
         except (aiohttp.ClientError, OSError) as error:
@@ -136,3 +139,10 @@ class AgentClient:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
+
+
+def _tell(on_event: Callable[[dict[str, Any]], None], event: dict[str, Any]) -> None:
+    try:
+        on_event(event)
+    except Exception:  # one event that cannot be understood must not deafen us to the others
+        logger.exception("event %s failed", event)

@@ -1,11 +1,10 @@
-"""Carrying out a change: new pipelines beside old ones, and the switch."""
+"""Carrying out a succession: new pipelines beside old ones, the switch, and the end of the old."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.node.client import AgentLost
@@ -13,86 +12,94 @@ from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.planner import gpus_of
 from shuntserve_core.runtime.run import EngineFailed, PipelineRun
 from shuntserve_core.runtime.states import PipelineState
+from shuntserve_core.runtime.succession import Succession
 
 
-async def carry_out(
-    cluster: RunningCluster,
-    new: Sequence[PipelineRun],
-    old: Sequence[PipelineRun],
-    *,
-    needed: bool,
-) -> None:
-    """Bring `new` up, beside `old` or after it as the strategy says, and switch over.
+async def carry_out(cluster: RunningCluster, succession: Succession) -> None:
+    """Bring the new pipelines up, beside the old or after them as the strategy says; switch over.
 
-    Of a change that is not `needed`, what fails is given up, and `old` goes on.
+    Returns at once when the succession is abandoned; whoever abandons it stops the new pipelines.
     """
-    try:
-        if not cluster.strategy.concurrent:
-            await _end_first(cluster, old, new)
-        await asyncio.gather(*(_prepare(run) for run in new))
-        if not needed and not all(run.state is PipelineState.STANDBY for run in new):
-            await _give_up(new, old)
-            return
-        await _switch(cluster, new, old)
-    finally:
-        cluster.wake.set()
+    if not cluster.strategy.concurrent:
+        await _end_first(cluster, succession)
+    if not succession.abandoned.is_set():
+        await asyncio.gather(*(_prepare(cluster, succession, run) for run in succession.new))
+    if not succession.abandoned.is_set():
+        await _switch(cluster, succession)
 
 
-async def _prepare(run: PipelineRun) -> None:
+async def abandon(cluster: RunningCluster, succession: Succession, reason: str) -> None:
+    """Stop the new pipelines; what is old goes on."""
+    if not succession.abandoned.is_set():
+        succession.abandoned.set()
+        cluster.note("given up", start=[run.name for run in succession.new], reason=reason)
+        await asyncio.gather(*(run.stop(reason) for run in succession.new))
+
+
+async def _prepare(cluster: RunningCluster, succession: Succession, run: PipelineRun) -> None:
     try:
         await run.prepare()
     except (EngineFailed, UserError) as error:
         run.fail(str(error))
+        if succession.optional:
+            await abandon(cluster, succession, f"{run.name} failed: {error}")
 
 
-async def _give_up(new: Sequence[PipelineRun], old: Sequence[PipelineRun]) -> None:
-    for run in new:
-        run.replaced = True
-        if run.live:
-            await run.stop("given up")
-    for run in old:
-        run.replaced = False
-
-
-async def _end_first(
-    cluster: RunningCluster, old: Sequence[PipelineRun], new: Sequence[PipelineRun]
-) -> None:
+async def _end_first(cluster: RunningCluster, succession: Succession) -> None:
     """Without concurrent initialization: serve to the last, stop, and start from nothing."""
-    deadlines = [
-        node.deadline
-        for run in old
-        for node in cluster.nodes.values()
-        if node.name in run.node_names and node.deadline is not None
-    ]
-    if deadlines:
-        margin = cluster.config.document.serve.switch_margin
-        await asyncio.sleep(max(0.0, min(deadlines) - margin - time.time()))
-    await asyncio.gather(*(retire(cluster, run, "its successor is to start") for run in old))
-    for run in new:
+    while not succession.abandoned.is_set():
+        left = _seconds_left(cluster, succession)
+        if left <= 0:
+            break
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(succession.abandoned.wait(), min(left, 0.5))
+    if succession.abandoned.is_set():
+        return
+    await asyncio.gather(
+        *(retire(cluster, run, "its successor is to start") for run in succession.old)
+    )
+    for run in succession.new:
         for name, gpu in gpus_of(run.plan):
             node = cluster.nodes[name]
             node.held.pop(gpu, None)
             if node.agent is not None and node.present:
-                with contextlib.suppress(AgentLost):
+                with contextlib.suppress(AgentLost, UserError):
                     await node.agent.drop_store(gpu)
 
 
-async def _switch(
-    cluster: RunningCluster, new: Sequence[PipelineRun], old: Sequence[PipelineRun]
-) -> None:
-    """Take GPUs from those that have them, give them to `new`, and end `old`."""
-    for run in new:
+def _seconds_left(cluster: RunningCluster, succession: Succession) -> float:
+    """How long the old pipelines may go on serving."""
+    deadlines = [
+        node.deadline
+        for run in succession.old
+        if run.serves
+        for node in run.nodes
+        if node.deadline is not None
+    ]
+    margin = cluster.config.document.serve.switch_margin
+    return min(deadlines) - margin - time.time() if deadlines else 0.0
+
+
+async def _switch(cluster: RunningCluster, succession: Succession) -> None:
+    """Take GPUs from those that have them, give them to the new pipelines, and end the old."""
+    for run in succession.new:
         if run.state is PipelineState.STANDBY:
             await _take_over(cluster, run)
-    if any(run.state is PipelineState.SERVING for run in new):
-        await asyncio.gather(*(retire(cluster, run, "its successor serves") for run in old))
-        await _release_weights(cluster)
+    if succession.served:
+        await asyncio.gather(
+            *(retire(cluster, run, "its successor serves") for run in succession.old)
+        )
+        cluster.spawn(_release_weights(cluster))
 
 
 async def _take_over(cluster: RunningCluster, run: PipelineRun) -> None:
     began = time.monotonic()
-    gpus = gpus_of(run.plan)
-    sharing = [other for other in cluster.serving() if gpus_of(other.plan) & gpus]
+    sharing = [
+        other
+        for other in cluster.runs.values()
+        if other is not run and not other.coming and gpus_of(other.plan) & gpus_of(run.plan)
+    ]
+    interrupted = any(other.serves for other in sharing)
     await asyncio.gather(*(retire(cluster, other, f"replaced by {run.name}") for other in sharing))
     if run.state is not PipelineState.STANDBY:
         return
@@ -101,7 +108,7 @@ async def _take_over(cluster: RunningCluster, run: PipelineRun) -> None:
     except EngineFailed as error:
         run.fail(str(error))
         return
-    run.switch_seconds = time.monotonic() - began if sharing else 0.0
+    run.switch_seconds = time.monotonic() - began if interrupted else 0.0
     admit(cluster, run)
 
 
@@ -113,14 +120,15 @@ def admit(cluster: RunningCluster, run: PipelineRun) -> None:
         run.name, run.link, run.plan.estimate.throughput_rps, run.capacity
     )
     cluster.note("pipeline serves", pipeline=run.name, switch_seconds=run.switch_seconds)
+    cluster.wake.set()
 
 
 async def retire(cluster: RunningCluster, run: PipelineRun, reason: str) -> None:
-    """Move the requests of a pipeline elsewhere and end its engine."""
-    if run.state is not PipelineState.SERVING:
+    """Move the requests of a pipeline elsewhere and end its engine; returns when it is gone."""
+    if not run.serves:
+        await run.gone.wait()
         return
     run.machine.to(PipelineState.DRAINING, reason)
-    cluster.dispatcher.drain_pipeline(run.name)
     cluster.dispatcher.migrate(run.name)
     cluster.dispatcher.remove_pipeline(run.name)
     await run.stop(reason)
@@ -130,7 +138,7 @@ async def retire(cluster: RunningCluster, run: PipelineRun, reason: str) -> None
 
 async def _release_weights(cluster: RunningCluster) -> None:
     """Have stores drop layers that no live pipeline needs any more."""
-    for node in cluster.nodes.values():
+    for node in list(cluster.nodes.values()):
         if node.agent is None or not node.present:
             continue
         for gpu in list(node.held):

@@ -13,9 +13,10 @@ from shuntserve_core.config.loader import Config
 from shuntserve_core.interfaces.launcher import AgentAddress, Launcher
 from shuntserve_core.node.client import AgentClient
 from shuntserve_core.runtime.dispatcher import Dispatcher
+from shuntserve_core.runtime.launches import EngineSettings
 from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.runtime.planner import FreeNode, Held, gpus_of, without_gpus
-from shuntserve_core.runtime.run import EngineSettings, PipelineRun
+from shuntserve_core.runtime.run import PipelineRun, launch_of
 from shuntserve_core.runtime.states import (
     NODE_TRANSITIONS,
     PIPELINE_TRANSITIONS,
@@ -58,6 +59,8 @@ class RunningCluster:
         """Set by whoever changes a state that may call for a decision."""
         self.capacity_came = False
         """Whether there may be a better placement than when it was last looked for."""
+        self.on_vacancy: Callable[[PipelineRun], None] = lambda _: None
+        """Told of every pipeline that failed: the manager's to set."""
         self.closing = False
         self._numbers = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -106,8 +109,10 @@ class RunningCluster:
         self._numbers += 1
         return self._add(PipelineRun(plan, self.nodes, self.settings, self._machine()))
 
-    def remembered_run(self, memory: dict[str, Any]) -> PipelineRun:
-        """A pipeline that an earlier control plane brought up."""
+    def remembered_run(self, memory: dict[str, Any]) -> PipelineRun | None:
+        """A pipeline that an earlier control plane brought up; None if it would differ now."""
+        if not self.settings.made(launch_of(memory)):
+            return None
         self._numbers = max(self._numbers, int(str(memory["name"]).lstrip("p")))
         machine = self._machine(str(memory["name"]))
         return self._add(PipelineRun.remember(memory, self.nodes, self.settings, machine))
@@ -128,11 +133,12 @@ class RunningCluster:
         self.note("pipeline failed", pipeline=run.name, reason=reason)
         self.dispatcher.remove_pipeline(run.name)
         self.spawn(run.stop(reason))
+        self.on_vacancy(run)
         self.wake.set()
 
     def serving(self) -> list[PipelineRun]:
         """Pipelines that serve."""
-        return [run for run in self.runs.values() if run.state is PipelineState.SERVING]
+        return [run for run in self.runs.values() if run.serves]
 
     def coming(self) -> list[PipelineRun]:
         """Pipelines on their way to serving."""
@@ -140,11 +146,12 @@ class RunningCluster:
 
     # Work in the background
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something whose failure must be seen, but not waited for."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -157,7 +164,6 @@ class RunningCluster:
 
     async def cancel_work(self) -> None:
         """Give up everything in the background."""
-        self.closing = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

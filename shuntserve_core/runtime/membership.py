@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.node.client import AgentLost
-from shuntserve_core.runtime.changes import admit, retire
+from shuntserve_core.runtime.changes import admit
 from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.runtime.planner import gpus_of
@@ -30,33 +31,44 @@ class Membership:
     def __init__(self, cluster: RunningCluster) -> None:
         self._cluster = cluster
         self._node_sources: list[tuple[str, dict[str, Any]]] = []
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By node: an agent must have ended before the next one of that name starts."""
 
     async def watch_on_nodes(self, source: str, options: Mapping[str, Any]) -> None:
         """Have every node, now and later, listen to a spot source of its own."""
         self._node_sources.append((source, dict(options)))
-        for node in self._cluster.nodes.values():
+        for node in list(self._cluster.nodes.values()):
             if node.agent is not None and node.present:
-                await node.agent.watch_spot(source, options)
+                with contextlib.suppress(AgentLost):  # its silence is noticed elsewhere
+                    await node.agent.watch_spot(source, options)
 
-    async def launch(self, name: str) -> Node:
-        """Start a node's agent and take the node in.  Raises `UserError`."""
-        cluster = self._cluster
-        node = cluster.new_node(name)
-        address = await cluster.launcher.launch(NodeSpec(name, node.instance, node.gpus))
-        try:
-            await self._take_in(node, address)
-        except AgentLost as error:
-            raise UserError(f"the agent of {name} does not answer: {error}") from error
-        return node
+    async def launch(self, name: str) -> None:
+        """Start a node's agent and take the node in.  Raises `UserError`; the node is lost then."""
+        await self._launch(self._cluster.new_node(name))
+
+    async def _launch(self, node: Node) -> None:
+        cluster, name = self._cluster, node.name
+        async with self._locks[name]:
+            try:
+                spec = NodeSpec(name, node.instance, node.gpus)
+                await self._take_in(node, await cluster.launcher.launch(spec))
+            except (UserError, AgentLost) as error:
+                await cluster.launcher.terminate(name)
+                self._lost(node, str(error))
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(f"the agent of {name} does not answer: {error}") from error
 
     async def _take_in(self, node: Node, address: AgentAddress) -> dict[str, Any]:
         agent = self._cluster.connect(address)
         described = await agent.describe()
-        node.agent = agent
-        node.machine.to(NodeState.UP, "its agent answers")
-        agent.watch(partial(self._on_agent_event, node), partial(self._on_silence, node))
         for source, options in self._node_sources:
             await agent.watch_spot(source, options)
+        node.agent = agent
+        node.machine.to(NodeState.UP, "its agent answers")
+        if node.deadline is not None:
+            node.machine.to(NodeState.NOTICED, "a notice came while it joined")
+        agent.watch(partial(self._on_agent_event, node), partial(self._on_silence, node))
         self._cluster.note("node joined", node=node.name)
         return described
 
@@ -64,14 +76,13 @@ class Membership:
 
     def on_spot_event(self, event: SpotEvent) -> None:
         """A cloud, a trace or a person says something; it may have been said before."""
-        node = self._cluster.nodes.get(event.node)
-        if event.kind == "restored":
-            if node is None or node.machine.state is NodeState.LOST:
-                self._cluster.note("restored", node=event.node, source=event.source)
-                self._cluster.spawn(self._join_again(event.node))
-        elif node is None or not node.present:
+        if self._cluster.closing:
             return
-        elif event.kind == "withdrawn":
+        node = self._cluster.nodes.get(event.node)
+        if node is None or node.machine.state is NodeState.LOST:
+            if event.kind == "restored":
+                self._restored(event)
+        elif event.kind in ("withdrawn", "restored"):
             self._withdraw(node)
         elif event.kind == "lost":
             self._cluster.spawn(self._end(node, f"lost without notice ({event.source})"))
@@ -87,55 +98,60 @@ class Membership:
         node.deadline, node.enforced = deadline, node.enforced or event.enforced
         left = round(deadline - time.time(), 1)
         self._cluster.note("interruption notice", node=node.name, seconds=left, source=event.source)
-        node.machine.to(NodeState.NOTICED, f"notice of {event.source or 'unknown origin'}")
+        if node.present:
+            node.machine.to(NodeState.NOTICED, f"notice of {event.source or 'unknown origin'}")
         self._cluster.spawn(self._until_deadline(node, deadline))
         self._cluster.wake.set()
 
     def _withdraw(self, node: Node) -> None:
+        node.deadline, node.enforced = None, False
         if node.machine.state is NodeState.NOTICED:
-            node.deadline, node.enforced = None, False
             node.machine.to(NodeState.UP, "notice withdrawn")
             self._cluster.note("notice withdrawn", node=node.name)
-            self._came(node)
+            self._came()
 
-    def _came(self, node: Node) -> None:
+    def _came(self) -> None:
         self._cluster.capacity_came = True
         self._cluster.wake.set()
 
-    async def _join_again(self, name: str) -> None:
+    def _restored(self, event: SpotEvent) -> None:
         cluster = self._cluster
-        if name.rpartition("#")[0] not in cluster.config.cluster.catalog:
-            cluster.note("restored node is of no offered type", node=name)
+        if event.node.rpartition("#")[0] not in cluster.config.cluster.catalog:
+            cluster.note("restored node is of no offered type", node=event.node)
             return
+        cluster.note("restored", node=event.node, source=event.source)
+        # It is joining from now on, so that a repetition of this event changes nothing.
+        cluster.spawn(self._join_again(cluster.new_node(event.node)))
+
+    async def _join_again(self, node: Node) -> None:
         try:
-            self._came(await self.launch(name))
+            await self._launch(node)
         except UserError as error:
-            cluster.note("node did not come back", node=name, reason=str(error))
+            self._cluster.note("node did not come back", node=node.name, reason=str(error))
+        else:
+            self._came()
 
     async def _until_deadline(self, node: Node, deadline: float) -> None:
-        """Get everything off a node shortly before it goes, ready or not."""
+        """Have the manager look shortly before a node goes, and end it if nobody else will."""
         margin = self._cluster.config.document.serve.switch_margin
         await asyncio.sleep(max(0.0, deadline - margin - time.time()))
-        if node.deadline != deadline:
-            return
-        leaving = [run for run in self._cluster.serving() if node.name in run.node_names]
-        await asyncio.gather(*(retire(self._cluster, r, f"{node.name} goes") for r in leaving))
-        if node.enforced:
-            await asyncio.sleep(max(0.0, deadline - time.time()))
-            if node.deadline == deadline:
-                await self._end(node, "taken at the deadline")
+        self._cluster.wake.set()
+        await asyncio.sleep(max(0.0, deadline - time.time()))
+        if node.enforced and node.deadline == deadline:
+            await self._end(node, "taken at the deadline")
 
     async def _end(self, node: Node, reason: str) -> None:
-        await self._cluster.launcher.terminate(node.name)
-        self._lost(node, reason)
+        async with self._locks[node.name]:
+            await self._cluster.launcher.terminate(node.name)
+            self._lost(node, reason)
 
     # What agents say
 
     def _on_silence(self, node: Node, reason: str) -> None:
         if node.machine.state is not NodeState.LOST and not self._cluster.closing:
-            # Whatever still runs there must not go on behind our back.
-            self._cluster.spawn(self._cluster.launcher.terminate(node.name))
             self._lost(node, reason)
+            # Whatever still runs there must not go on behind our back.
+            self._cluster.spawn(self._end(node, reason))
 
     def _lost(self, node: Node, reason: str) -> None:
         if node.machine.state is NodeState.LOST:
@@ -145,7 +161,7 @@ class Membership:
         node.machine.to(NodeState.LOST, reason)
         node.deadline = None
         for run in list(cluster.runs.values()):
-            if node.name in run.node_names:
+            if node in run.nodes:
                 run.fail(f"{node.name} is lost")
         if node.agent is not None:
             cluster.spawn(node.agent.close())
@@ -185,22 +201,24 @@ class Membership:
             for engine in described["engines"]:
                 parts.setdefault(engine["engine_id"], {})[node.name] = engine
         await asyncio.gather(*(self._adopt_engine(e, there) for e, there in parts.items()))
-        self._cluster.capacity_came = True
-        self._cluster.wake.set()
+        self._came()
 
     async def _adopt_engine(self, engine_id: str, parts: dict[str, dict[str, Any]]) -> None:
         memory = next(iter(parts.values()))["launch"]
         address = next((part["address"] for part in parts.values() if part["address"]), "")
         healthy = all(part["alive"] and part["ready"] for part in parts.values())
-        if not (address and healthy and set(memory["nodes"]) == set(parts)):
-            self._cluster.note("engine not adopted", engine=engine_id, reason="it is not whole")
+        whole = address and healthy and set(memory["nodes"]) == set(parts)
+        run = self._cluster.remembered_run(memory) if whole else None
+        if run is None:
+            reason = "it belongs to another configuration" if whole else "it is not whole"
+            self._cluster.note("engine not adopted", engine=engine_id, reason=reason)
             await self._stop_parts(engine_id, parts)
             return
-        run = self._cluster.remembered_run(memory)
         try:
             await run.reconnect(address)
         except EngineFailed as error:
-            run.fail(str(error))
+            self._cluster.note("engine not adopted", engine=engine_id, reason=str(error))
+            await run.stop(str(error))
             return
         if run.state is PipelineState.SERVING:
             self._cluster.note("engine adopted", pipeline=run.name)

@@ -44,6 +44,10 @@ class Node:
         """Whether it still runs what it has."""
         return self.machine.state in (NodeState.UP, NodeState.NOTICED)
 
+    def goes_within(self, seconds: float) -> bool:
+        """Whether its deadline is so near."""
+        return self.deadline is not None and self.deadline - seconds <= time.time()
+
     @property
     def free(self) -> FreeNode:
         """All its GPUs, for planning."""

@@ -7,45 +7,35 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import cattrs
-from attrs import frozen
 
-from shuntserve_core.interfaces.engine import Engine, EngineLaunch, RankLaunch
+from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_core.interfaces.link import READY, STANDBY, EngineLink, LinkLost
 from shuntserve_core.link import LinkClient
 from shuntserve_core.node.client import AgentLost
 from shuntserve_core.placement_json import pipeline_from_json, pipeline_to_json
+from shuntserve_core.runtime.launches import EngineSettings, engine_launch
 from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.runtime.planner import Held, nodes_of
+from shuntserve_core.runtime.retry import Retry
 from shuntserve_core.runtime.states import COMING, LIVE, Machine, PipelineState
 from shuntserve_core.tensorstore.spec import ShardSpec
-from shuntserve_core.types import ModelSpec, Pipeline, Stage
+from shuntserve_core.types import Pipeline
 
 logger = logging.getLogger(__name__)
 
 
-@frozen
-class EngineSettings:
-    """What all engines of a cluster have in common."""
-
-    engine: Engine
-    engine_name: str
-    model: ModelSpec
-    model_dir: str
-    max_length: int
-    max_batch: int | None
-    kv_bytes: int | None
-    store_url: str = ""
-    store_model: str = ""
-    start_seconds: float = 600.0
-    """How long an engine may take to start once its weights are loaded."""
-
-
 class EngineFailed(Exception):
     """The engine will not serve; the message says why."""
+
+
+def launch_of(memory: Mapping[str, Any]) -> EngineLaunch:
+    """What an engine was told, from what its agents remember."""
+    return cattrs.structure(memory["launch"], EngineLaunch)
 
 
 class PipelineRun:
@@ -66,13 +56,11 @@ class PipelineRun:
         self.on_failed: Callable[[PipelineRun, str], None] | None = None
         """Called once, with the reason, when the engine is of no more use."""
         self.doomed = ""
-        """Why it must be replaced although it serves; empty if it need not."""
-        self.losing = ""
-        """Nodes that it will lose, in words; empty while all of them stay."""
-        self.replaced = False
-        """Whether a successor is on its way."""
-        self.retry_at: float | None = None
-        """Not before this (monotonic) time is a start that failed tried again."""
+        """Why it must be replaced although it serves and its nodes stay; empty if it need not."""
+        self.retry = Retry()
+        """Before which time it is not tried to put something in its place."""
+        self.gone = asyncio.Event()
+        """Set when no process of it is left on any node that answers."""
         self.started = time.time()
         self.serving_since: float | None = None
         self.switch_seconds: float | None = None
@@ -103,15 +91,44 @@ class PipelineRun:
         return self.state in COMING
 
     @property
+    def serves(self) -> bool:
+        """Whether requests may go to it."""
+        return self.state is PipelineState.SERVING
+
+    @property
+    def leaving(self) -> str:
+        """Why it cannot stay as it is; empty if it can."""
+        going = sorted(node.name for node in self._nodes.values() if not node.usable)
+        return self.doomed or (f"loses {', '.join(going)}" if going else "")
+
+    @property
+    def seconds_served(self) -> float | None:
+        """Since it began to serve, if it ever did."""
+        return None if self.serving_since is None else time.time() - self.serving_since
+
+    def due(self, margin: float) -> bool:
+        """Whether one of its nodes will be taken within `margin` seconds."""
+        return any(node.goes_within(margin) for node in self._nodes.values())
+
+    def retry_after_failure(self, now: float) -> Retry:
+        """When to try again: later each time, but at once if it failed for want of a node."""
+        well = all(node.usable for node in self._nodes.values())
+        return self.retry.after_failure(now) if well else self.retry
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that it needs, as they were when it was planned."""
+        return tuple(self._nodes.values())
+
+    @property
     def node_names(self) -> frozenset[str]:
-        """The nodes that it needs."""
+        """Their names."""
         return frozenset(self._nodes)
 
     @property
     def capacity(self) -> int:
         """Requests that it runs at once."""
-        batch = self.plan.estimate.batch
-        return min(batch, self._settings.max_batch or batch)
+        return self._settings.batch_of(self.plan)
 
     # Coming up
 
@@ -130,7 +147,7 @@ class PipelineRun:
 
     async def _prepare(self) -> None:
         try:
-            launch = self._launched = await self._launch()
+            launch = self._launched = await self._make_launch()
             if self._settings.engine.needs_weights:
                 await asyncio.gather(*(self._load(launch, i) for i in range(len(launch.ranks))))
             self.machine.to(PipelineState.STARTING, "weights loaded")
@@ -145,11 +162,13 @@ class PipelineRun:
             raise EngineFailed(str(error)) from error
         self.machine.to(PipelineState.STANDBY, "engine stands by")
 
-    def _parts(self) -> Iterator[tuple[int, Stage, int, int]]:
-        """(stage number, stage, rank, GPU) of every rank, in global order."""
-        for number, stage in enumerate(self.plan.stages):
-            for rank, gpu in enumerate(stage.gpus):
-                yield number, stage, rank, gpu
+    async def _make_launch(self) -> EngineLaunch:
+        head = self._nodes[self.plan.stages[0].node]
+        assert head.agent is not None
+        rendezvous = f"{head.agent.address.host}:{await head.agent.free_port()}"
+        return engine_launch(
+            self.engine_id, self._token, self.plan, self._nodes, self._settings, rendezvous
+        )
 
     async def _load(self, launch: EngineLaunch, index: int) -> None:
         rank, spec = launch.ranks[index], launch.shard(index)
@@ -186,49 +205,6 @@ class PipelineRun:
             if (rank.node, rank.gpu) == (node, gpu)
         ]
 
-    async def _launch(self) -> EngineLaunch:
-        head = self._nodes[self.plan.stages[0].node]
-        assert head.agent is not None
-        host, port = head.agent.address.host, await head.agent.free_port()
-        ranks: list[RankLaunch] = []
-        for number, stage, rank, gpu in self._parts():
-            node = self._nodes[stage.node]
-            assert node.agent is not None
-            socket = node.agent.store_sockets.get(gpu, "")
-            ranks.append(RankLaunch(stage.node, node.agent.address.host, gpu, number, rank, socket))
-        estimate = self.plan.estimate
-        return EngineLaunch(
-            engine_id=self.engine_id,
-            model=self._settings.model,
-            model_dir=self._settings.model_dir,
-            weights=self._settings.store_url,
-            weights_model=self._settings.store_model,
-            layers=tuple((layers.start, layers.stop) for layers in self.plan.layer_ranges),
-            tensor_parallel=tuple(stage.tensor_parallel for stage in self.plan.stages),
-            ranks=tuple(ranks),
-            rendezvous=f"{host}:{port}",
-            link_token=self._token,
-            max_batch=self.capacity,
-            max_length=self._settings.max_length,
-            kv_bytes=self._kv_bytes(),
-            stage_seconds={
-                "ttft": estimate.ttft,
-                "tpot": estimate.tpot,
-                "throughput_rps": estimate.throughput_rps,
-            },
-        )
-
-    def _kv_bytes(self) -> int:
-        """KV memory for the largest rank: its share of the layers, for every block of the batch."""
-        if self._settings.kv_bytes is not None:
-            return self._settings.kv_bytes
-        model, blocks = self._settings.model, self.plan.estimate.kv_blocks
-        per_token = max(
-            stage.layers * model.kv_bytes_per_token / min(stage.tensor_parallel, model.kv_heads)
-            for stage in self.plan.stages
-        )
-        return int(per_token * 16 * blocks)
-
     def on_worker_event(self, node: str, event: Mapping[str, Any]) -> None:
         """A worker said something, or ended."""
         kind, worker = event["event"], (node, int(event["worker"]))
@@ -262,7 +238,10 @@ class PipelineRun:
         assert self.link is not None
         self.machine.to(PipelineState.ACTIVATING, "its GPUs are free")
         try:
-            await self.link.activate()
+            async with asyncio.timeout(self._settings.start_seconds):
+                await self.link.activate()
+        except TimeoutError:
+            raise EngineFailed("it never came to own its KV memory") from None
         except LinkLost as error:
             raise EngineFailed(str(error)) from error
         if self.state is not PipelineState.ACTIVATING:
@@ -289,14 +268,21 @@ class PipelineRun:
         """End every process of this engine, wherever its node still answers."""
         self.machine.to(PipelineState.STOPPED, reason)
         self._end_waiting()
+        self.let_go()
+        try:
+            await asyncio.gather(*(self._stop_on(node, grace) for node in self._nodes.values()))
+        finally:
+            self.gone.set()
+
+    def let_go(self) -> None:
+        """Close the link."""
         if self.link is not None:
             self.link.close()
             self.link = None
-        await asyncio.gather(*(self._stop_on(node, grace) for node in self._nodes.values()))
 
     async def _stop_on(self, node: Node, grace: float) -> None:
         if node.agent is not None and node.present:
-            with contextlib.suppress(AgentLost):
+            with contextlib.suppress(AgentLost, UserError):
                 await node.agent.stop_engine(self.engine_id, grace)
 
     # A control plane that comes back
@@ -311,7 +297,7 @@ class PipelineRun:
     ) -> PipelineRun:
         """An engine that an earlier control plane left running."""
         run = cls(pipeline_from_json(memory["plan"]), nodes, settings, machine)
-        run._launched = launch = cattrs.structure(memory["launch"], EngineLaunch)
+        run._launched = launch = launch_of(memory)
         run.engine_id, run._token = launch.engine_id, launch.link_token
         for index, rank in enumerate(launch.ranks):
             shard = launch.shard(index)
@@ -326,6 +312,9 @@ class PipelineRun:
                 await self._connect(address)
         except (LinkLost, TimeoutError) as error:
             raise EngineFailed(str(error) or "no answer") from error
+        if self.link is None or self.link.state != READY:
+            # It may be waiting for GPUs that another engine has: it would wait for ever.
+            raise EngineFailed("it did not serve yet")
         self.machine.to(PipelineState.STARTING, "found running")
         self.machine.to(PipelineState.STANDBY, "found running")
         await self.activate()
@@ -337,8 +326,7 @@ class PipelineRun:
             "name": self.name,
             "engine_id": self.engine_id,
             "state": str(self.state),
-            "doomed": self.doomed,
-            "losing": self.losing,
+            "leaving": self.leaving,
             "started": self.started,
             "serving_since": self.serving_since,
             "switch_seconds": self.switch_seconds,

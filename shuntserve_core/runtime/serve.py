@@ -8,23 +8,25 @@ import fcntl
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from attrs import evolve, frozen
 
 from shuntserve_core.config.build import optimizer_from, plugin_from, problem_from
 from shuntserve_core.config.loader import Config
+from shuntserve_core.config.serving import SpotTable
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.interfaces.cloud import SpotSource
 from shuntserve_core.node.client import AgentClient
 from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.control import ControlServer
 from shuntserve_core.runtime.dispatcher import Dispatcher
+from shuntserve_core.runtime.launches import EngineSettings
 from shuntserve_core.runtime.manager import Manager
 from shuntserve_core.runtime.places import state_dir_of
-from shuntserve_core.runtime.run import EngineSettings
 from shuntserve_core.types import Cluster, Placement
 
 logger = logging.getLogger(__name__)
@@ -175,18 +177,17 @@ class _Server:
             loop.add_signal_handler(number, self._on_signal)
         await self._launcher.open(self._state_dir)
         control_url = await self._control.start()
-        document = self._config.document
-        sources: list[asyncio.Task[None]] = []
+        coming_up = asyncio.create_task(self._come_up())
+        stopped = asyncio.create_task(self._stop.wait())
+        background: list[asyncio.Task[Any]] = [coming_up, stopped]
         try:
             settings = self._cluster.settings
-            name = document.serve.model_name or settings.model.name
+            name = self._config.document.serve.model_name or settings.model.name
             url = await self._frontdoor.start(self._dispatcher, settings.model_dir, name)
-            coming_up = asyncio.create_task(self._come_up())
-            stopped = asyncio.create_task(self._stop.wait())
             await asyncio.wait({coming_up, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if coming_up.done():
                 placement, spares = coming_up.result()
-                sources = [asyncio.create_task(self._listen(i)) for i in range(len(document.spot))]
+                background += map(asyncio.create_task, self._listeners())
                 security = (
                     *self._frontdoor.security_posture(),
                     f"control: {control_url}, loopback only, secret in {self._state_dir}",
@@ -197,8 +198,9 @@ class _Server:
             coming_up.cancel()
             await self._frontdoor.drain(DRAIN_SECONDS)
         finally:
-            for task in sources:
+            for task in background:
                 task.cancel()
+            await asyncio.wait(background)
             await self._manager.close()
             await self._control.close()
 
@@ -211,16 +213,26 @@ class _Server:
         await self._manager.start(placement.pipelines, spares)
         return placement, spares
 
-    async def _listen(self, index: int) -> None:
-        table = self._config.document.spot[index]
-        source: SpotSource = plugin_from(self._config, "spot-source", table)
-        if source.on_node:
-            await self._manager.membership.watch_on_nodes(table.name, table.options)
-            return
-        async for event in source.events(tuple(self._cluster.nodes)):
-            if event.kind == "notice" and event.deadline is None:
-                event = evolve(event, deadline=time.time() + table.default_notice)
-            self._manager.membership.on_spot_event(event)
+    def _listeners(self) -> list[Coroutine[Any, Any, None]]:
+        """One for each spot source.  Raises `UserError`."""
+        listeners = []
+        for table in self._config.document.spot:
+            source: SpotSource = plugin_from(self._config, "spot-source", table)
+            if source.on_node:
+                listeners.append(self._manager.membership.watch_on_nodes(table.name, table.options))
+            else:
+                listeners.append(self._listen(table, source))
+        return listeners
+
+    async def _listen(self, table: SpotTable, source: SpotSource) -> None:
+        try:
+            async for event in source.events(tuple(self._cluster.nodes)):
+                if event.kind == "notice" and event.deadline is None:
+                    event = evolve(event, deadline=time.time() + table.default_notice)
+                self._manager.membership.on_spot_event(event)
+        except Exception as error:
+            logger.exception("spot source %s failed", table.name)
+            self._cluster.note("spot source failed", source=table.name, reason=str(error))
 
     def _on_signal(self) -> None:
         self._signals += 1
