@@ -166,24 +166,46 @@ class Splitter:
         both = slowest_roughly(
             pace.prefill[0] + pace.decode[0], pace.prefill[1] + pace.decode[1], items.shares, layers
         )
-        return self._relaxed(items.batch, A, D, both)
+        return self._relaxed(items.batch, A, D, both, self._least_latency(items))
 
-    def _relaxed(self, batch: Ints, A: Floats, D: Floats, both: Floats) -> Floats:
+    def _least_latency(self, items: Items) -> Floats | None:
+        """Least latency of a lone request (n,), where it is limited: the quickest stages filled."""
+        if self.slo.latency is None:
+            return None
+        alone = self.costs.alone(self.depth)[items.slot]
+        order = np.argsort(alone[..., 0], axis=1)
+        count, low, high = (
+            np.take_along_axis(part, order, axis=1)
+            for part in (items.shares.count, items.shares.low, items.shares.high)
+        )
+        slope = np.take_along_axis(alone[..., 0], order, axis=1)
+        room = np.where(count > 0, count * (high - low), 0)
+        rest = self.costs.layers - (count * low).sum(axis=1, keepdims=True)
+        more = np.clip(rest - (np.cumsum(room, axis=1) - room), 0, room)
+        layers = count * low + more
+        fixed = (items.shares.count * alone[..., 1]).sum(axis=1)
+        return np.asarray((slope * layers).sum(axis=1) + fixed) * (1 - 1e-9)
+
+    def _relaxed(
+        self, batch: Ints, A: Floats, D: Floats, both: Floats, latency: Floats | None
+    ) -> Floats:
         """Greatest worth with at least A, at least D, and at least `both` in sum."""
         limit = np.zeros(len(A))
         spare = np.maximum(both - A - D, 0)
         parts = 8
         for part in range(parts):
             more = A + spare * part / parts, D + spare * (parts - 1 - part) / parts
-            limit = np.maximum(limit, self.worth(batch, *more))
+            limit = np.maximum(limit, self.worth(batch, *more, latency))
         return limit * (1 + 1e-9)
 
     def _settle(self, items: Items, bounds: Floats, found: list[Split | None]) -> None:
         """Solve items exactly, and record what beats the bounds of their rows."""
         forced = self._force(items)
         if self.slo.latency is not None:
-            for index in range(len(forced.row)):
-                self._settle_with_latency(forced.pick(np.array([index])), bounds, found)
+            limit = self._limit(forced)
+            for index in np.argsort(-limit):
+                if limit[index] > bounds[forced.row[index]]:
+                    self._settle_with_latency(forced.pick(np.array([index])), bounds, found)
             return
         pace, layers = self._pace(forced), self.costs.layers
         least_decode = slowest_at_least(*pace.decode, forced.shares, layers)
