@@ -1,4 +1,5 @@
-"""`shuntserve compare`: several optimizers on the same model, cluster, workload and estimator."""
+"""`shuntserve compare`: several optimizers on the same model, cluster, workload and estimator; or a
+whole study of them, simulated, with a report."""
 
 from __future__ import annotations
 
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
 )
 @search_options
 @click.option(
-    "--out", metavar="DIR", help="Write compare.json, compare.csv and compare.png to a folder."
+    "--workers", type=click.IntRange(1), help="Processes of a study; by default all cores."
+)
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Write compare.json, compare.csv and compare.png to a folder; of a study, the report.",
 )
 @json_option
 @click.pass_context
@@ -48,10 +54,22 @@ def compare(
     optimizers: str | None,
     estimators: str | None,
     asked: Asked,
+    workers: int | None,
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Run several optimizers on CONFIG and show what each finds, and how long it takes."""
+    """Run several optimizers on CONFIG and show what each finds, and how long it takes.
+
+    Where the file has a table [study], it is one: placements, strategies, workloads and traces are
+    simulated against each other, and a report is written to --out.
+    """
+    from shuntserve_core.studies.study import is_study
+
+    if is_study(Path(config_file)):
+        from shuntserve_core.cli.study import study
+
+        study(Path(config_file), out, workers, as_json=as_json)
+        return
     config = config_of(ctx, config_file)
     names = _names(config, "optimizer", optimizers)
     predictors = _names(config, "estimator", estimators or config.document.estimator.name)

@@ -53,7 +53,7 @@ def estimate(
     config = config_of(ctx, config_file)
     chosen = [parse_pipeline(text, config) for text in pipelines]
     with naming(config.file):
-        placement = _estimated(config, estimator, chosen)
+        placement = estimated(config, estimator, chosen)
     if as_json:
         print_json(placement_to_json(placement, config.workload))
         return
@@ -115,7 +115,7 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and 0 < len(text) < 7 and int(text) > 0
 
 
-def _estimated(
+def estimated(
     config: Config, estimator: str | None, chosen: list[list[tuple[StageKind, int]]]
 ) -> Placement:
     """The pipelines as a placement, on as many instances as they need."""
