@@ -17,3 +17,4 @@ def shuntserve_register_engines() -> Iterable[Provider]:
     yield Provider(
         "embedded", f"{here}.embedded.engine:Embedded", "Small PyTorch engine for the CPU"
     )
+    yield Provider("vllm", f"{here}.vllm.engine:Vllm", "vLLM on GPUs, with a degree for each stage")

@@ -15,6 +15,8 @@ from shuntserve_core.weights.manifest import Manifest, TensorRecord, parse_shard
 ALIGNMENT = 256
 """Bytes: what GPU copies and vectorised CPU kernels like the start of a tensor to be aligned to."""
 
+_FUSED_PARTS = (("q", "k", "v"), ("gate", "up"))
+_FUSED = re.compile(r"\.(q|k|v|gate|up)_proj\.(.+)$")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
@@ -112,11 +114,17 @@ def _wanted(name: str, layers: range, first: bool, last: bool) -> bool:
     return first if name == EMBEDDING else last
 
 
-def _order(name: str) -> tuple[int, int, str]:
+def _order(name: str) -> tuple[int, int, int, str, int]:
+    """Parts that engines fuse (q with k and v, gate with up) come one right after the other."""
     layer = layer_of(name)
-    if layer is not None:
-        return (1, layer, name)
-    return (0 if name == EMBEDDING else 2, 0, name)
+    if layer is None:
+        return (0 if name == EMBEDDING else 2, 0, 0, name, 0)
+    match = _FUSED.search(name)
+    if match is None:
+        return (1, layer, len(_FUSED_PARTS), name, 0)
+    part, suffix = match.groups()
+    group = next(i for i, parts in enumerate(_FUSED_PARTS) if part in parts)
+    return (1, layer, group, suffix, _FUSED_PARTS[group].index(part))
 
 
 def _check_complete(

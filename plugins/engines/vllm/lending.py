@@ -1,0 +1,223 @@
+"""Weights and KV memory of the tensor store, in vLLM's hands.
+
+Parameters become views of the store's memory wherever type and layout agree: for the fused `qkv`
+and `gate_up` projections that is so because the store keeps their parts next to one another.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cattrs
+import torch
+from attrs import define
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from vllm.config import ModelConfig, VllmConfig
+from vllm.model_executor.layers.linear import LinearBase
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.model_loader import register_model_loader
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+from shuntserve_core.tensorstore import Attachment, ShardSpec, StoreClient
+from shuntserve_core.tensorstore.spec import TensorView
+
+LOAD_FORMAT = "shuntserve"
+_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_NOT_PARAMETERS = ("rotary_emb.inv_freq",)
+_LARGE = 1 << 16
+
+log = logging.getLogger(__name__)
+
+
+@define
+class Lent:
+    """What became of a rank's parameters, in bytes."""
+
+    lent: int = 0
+    """The store's own memory."""
+    copied: int = 0
+    """Copies: of another type, or of parts that do not lie together."""
+
+
+class StoreTensors:
+    """The tensors of an attachment, one by one or fused."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self._attachment = attachment
+        self._devices = [_on_device(handle) for handle in attachment.handles if handle]
+        self.unused = set(attachment.tensors)
+        self.report = Lent()
+
+    def parameter(self, name: str, dtype: torch.dtype) -> Tensor:
+        """What belongs into one of vLLM's parameters.  Raises KeyError."""
+        names = self._sources(name)
+        views = [self._attachment.tensors[one] for one in names]
+        self.unused.difference_update(names)
+        adjacent = all(_follows(a, b) for a, b in zip(views, views[1:], strict=False))
+        if adjacent:
+            rows = sum(view.shape[0] for view in views)
+            stored = self._view(views[0], sum(v.nbytes for v in views), (rows, *views[0].shape[1:]))
+        else:
+            stored = torch.cat([self._view(view, view.nbytes, view.shape) for view in views])
+        tensor = stored.to(dtype)
+        if adjacent and tensor is stored:
+            self.report.lent += tensor.nbytes
+        else:
+            self.report.copied += tensor.nbytes
+        return tensor
+
+    def _sources(self, name: str) -> list[str]:
+        for fused, parts in _FUSED.items():
+            if f".{fused}." in name:
+                return [name.replace(fused, part) for part in parts]
+        # A stage that is last, but not first, has a tied table under the other name.
+        there = self._attachment.tensors
+        return [_HEAD if name == _EMBEDDING and name not in there else name]
+
+    def _view(self, view: TensorView, nbytes: int, shape: Sequence[int]) -> Tensor:
+        dtype = getattr(torch, view.dtype)
+        if self._devices:
+            memory = self._devices[view.segment][view.offset : view.offset + nbytes]
+            return memory.view(dtype).view(shape)
+        segment = self._attachment.segments[view.segment][view.offset : view.offset + nbytes]
+        with warnings.catch_warnings():
+            # torch knows no read-only tensors; the kernel does, and nothing here writes to weights.
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            return torch.frombuffer(segment, dtype=dtype).view(tuple(shape))
+
+
+def _follows(first: TensorView, second: TensorView) -> bool:
+    same = (first.segment, first.dtype, first.shape[1:])
+    return (second.segment, second.dtype, second.shape[1:]) == same and (
+        first.offset + first.nbytes == second.offset
+    )
+
+
+def _on_device(handle: bytes) -> Tensor:
+    from shuntserve_core.tensorstore.cuda import open_loan
+
+    return open_loan(handle)
+
+
+@register_model_loader(LOAD_FORMAT)
+class StoreLoader(BaseModelLoader):
+    """Has a model use the weights in a tensor store.
+
+    `model_loader_extra_config`: `socket` of the store, `shard` (a `ShardSpec` as plain data), and
+    `lend`, False where vLLM may repack weights into memory of its own.
+    """
+
+    def download_model(self, model_config: ModelConfig) -> None:
+        """The store has it."""
+
+    def create_model(
+        self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = ""
+    ) -> nn.Module:
+        """The model, with parameters that take no memory until they are lent some."""
+        with _Hollow():
+            return super().create_model(vllm_config, model_config, prefix)
+
+    def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
+        """Lend every parameter its memory.  Raises ValueError where they do not fit."""
+        options = self.load_config.model_loader_extra_config
+        shard = cattrs.structure(options["shard"], ShardSpec)
+        with StoreClient(options["socket"]) as store:
+            store.load(shard)
+            tensors = StoreTensors(store.attach(shard))
+        for name, parameter in model.named_parameters():
+            try:
+                tensor = tensors.parameter(name, parameter.dtype)
+            except KeyError as error:
+                raise ValueError(f"the store has no tensor for {name}: {error}") from None
+            if tensor.shape != parameter.shape:
+                raise ValueError(
+                    f"{name} is {list(parameter.shape)} in vLLM and {list(tensor.shape)} in store"
+                )
+            parameter.data = tensor
+        unused = sorted(n for n in tensors.unused if not n.endswith(_NOT_PARAMETERS))
+        if unused:
+            raise ValueError(f"vLLM has no place for {', '.join(unused)}")
+        if options["lend"]:
+            for module in model.modules():
+                if isinstance(module, LinearBase):
+                    module._cpu_skip_gemm_dispatch = True
+        report = tensors.report
+        log.info("%d bytes of weights lent, %d copied", report.lent, report.copied)
+        model.shuntserve_lent = report  # type: ignore[assignment]
+
+    def load_model(
+        self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = ""
+    ) -> nn.Module:
+        """As vLLM's; on a CPU the output projection is used as it is, too."""
+        model = super().load_model(vllm_config, model_config, prefix)
+        if self.load_config.model_loader_extra_config["lend"]:
+            for module in model.modules():
+                if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
+                    module.cpu_linear = nn.functional.linear
+        return model
+
+
+class _Hollow(TorchFunctionMode):
+    """Large tensors made by `torch.empty` are one element, seen again and again."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.empty:
+            return func(*args, **kwargs)
+        size = kwargs.pop("size", None) or (args[0] if len(args) == 1 else args)
+        shape = (size,) if isinstance(size, int) else tuple(size)
+        if math.prod(shape) < _LARGE:
+            return torch.empty(shape, **kwargs)
+        return torch.zeros(1, **kwargs).expand(shape)
+
+
+class LentMemory(TorchFunctionMode):
+    """While it is entered, the one buffer of bytes that vLLM makes for keys and values is ours.
+
+    The memory must be zeros.  Raises RuntimeError on leaving if it was not asked for exactly once.
+    """
+
+    def __init__(self, memory: Tensor) -> None:
+        super().__init__()
+        self._memory = memory
+        self._asked = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.zeros or kwargs.get("dtype") is not torch.int8:
+            return func(*args, **kwargs)
+        self._asked += 1
+        nbytes = int(args[0])
+        if nbytes > self._memory.numel():
+            raise RuntimeError(f"{nbytes} bytes of KV memory wanted of {self._memory.numel()}")
+        return self._memory[:nbytes]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if self._asked != 1 and not any(error):
+            raise RuntimeError(f"vLLM asked for KV memory {self._asked} times, not once")
+
+
+class KvMemory:
+    """A rank's KV memory, leased from its store for as long as this lives."""
+
+    def __init__(self, socket: str) -> None:
+        self._store = StoreClient(socket)
+
+    def lease(self, owner: str, nbytes: int) -> Tensor:
+        """The memory as bytes; waits until whoever owns it has given it back."""
+        lease = self._store.kv_lease(owner, nbytes)
+        if not lease.memory:
+            whole = _on_device(lease.handle)
+            return whole[lease.offset : lease.offset + lease.nbytes].view(torch.int8)
+        return torch.frombuffer(lease.memory, dtype=torch.int8)

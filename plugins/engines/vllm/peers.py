@@ -1,0 +1,174 @@
+"""Rank 0's word to the other ranks, their answers, and how each notices that another has gone.
+
+Every other rank opens two connections to rank 0: one for calls, and a lifeline on which both
+sides say that they live.  A lifeline that ends, or is silent for too long, ends the process at
+either end, whatever it is waiting for: an engine is whole or gone.  Both ends prove that they know
+the link's token (HMAC, as in `multiprocessing.connection`) before a byte is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener, wait
+from typing import Any
+
+CALLS, LIFE = "calls", "life"
+_CONNECT_SECONDS = 120.0
+_RETRY_SECONDS = 0.05
+_BEAT_SECONDS = 0.25
+
+
+class RankError(Exception):
+    """A rank failed; the message is its own."""
+
+
+class Hub:
+    """Rank 0's side."""
+
+    def __init__(self, address: str, token: str, peers: int) -> None:
+        host, _, port = address.rpartition(":")
+        self._listener = Listener((host, int(port)), backlog=2 * peers + 2, authkey=token.encode())
+        self._count = peers
+        self._calls: dict[int, Connection] = {}
+        self._lives: dict[int, Connection] = {}
+        self._answers: dict[tuple[int, int], Future[Any]] = {}
+        self._numbers = 0
+        self._lock = threading.Lock()
+
+    def accept(self, silence: float) -> None:
+        """Wait for every rank, and watch them from then on; a stranger is ignored."""
+        while len(self._calls) < self._count or len(self._lives) < self._count:
+            try:
+                connection = self._listener.accept()
+                rank, purpose = connection.recv()
+            except (AuthenticationError, EOFError, OSError):
+                continue
+            _tune(connection)
+            (self._calls if purpose == CALLS else self._lives)[rank] = connection
+        self._listener.close()
+        if self._count:
+            _or_end(self._receive)
+            for connection in self._lives.values():
+                keep_alive(connection, silence)
+
+    def call(
+        self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], answering: set[int] | None
+    ) -> dict[int, Future[Any]]:
+        """Have every rank do something; futures for the ranks in `answering`, or for all.
+
+        What the others return is not sent; what they raise is.
+        """
+        with self._lock:
+            self._numbers += 1
+            number = self._numbers
+            wanted = self._calls.keys() if answering is None else answering & self._calls.keys()
+            futures: dict[int, Future[Any]] = {rank: Future() for rank in wanted}
+            for rank, future in futures.items():
+                self._answers[rank, number] = future
+            for rank, connection in self._calls.items():
+                connection.send((number, method, args, kwargs, rank in wanted))
+        return futures
+
+    def _receive(self) -> None:
+        ranks = {connection: rank for rank, connection in self._calls.items()}
+        while True:
+            for connection in wait(list(ranks)):
+                assert isinstance(connection, Connection)
+                number, result, error = connection.recv()
+                future = self._answers.pop((ranks[connection], number), None)
+                if error is not None and future is None:
+                    raise RankError(f"rank {ranks[connection]}: {error}")
+                if future is not None:
+                    if error is None:
+                        future.set_result(result)
+                    else:
+                        future.set_exception(RankError(f"rank {ranks[connection]}: {error}"))
+
+
+class Spoke:
+    """The side of every other rank."""
+
+    def __init__(self, address: str, token: str, rank: int, silence: float) -> None:
+        host, _, port = address.rpartition(":")
+        self._calls = _connect((host, int(port)), token)
+        self._calls.send((rank, CALLS))
+        life = _connect((host, int(port)), token)
+        life.send((rank, LIFE))
+        keep_alive(life, silence)
+
+    def serve(self, run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> None:
+        """Do what rank 0 calls for, in its order, until it has gone."""
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                number, method, args, kwargs, answering = self._calls.recv()
+                try:
+                    result = run(method, args, kwargs)
+                except Exception as error:  # noqa: BLE001 - rank 0 decides what it means
+                    self._calls.send((number, None, f"{type(error).__name__}: {error}"))
+                else:
+                    if answering:
+                        self._calls.send((number, result, None))
+
+
+def keep_alive(connection: Connection, silence: float) -> None:
+    """Say that this process lives, and end it when the other side says so no longer."""
+
+    def beat() -> None:
+        while True:
+            connection.send_bytes(b"")
+            time.sleep(_BEAT_SECONDS)
+
+    def listen() -> None:
+        while connection.poll(silence):
+            connection.recv_bytes()
+        raise TimeoutError(f"nothing heard for {silence:.0f} s")
+
+    _tune(connection)
+    _or_end(beat)
+    _or_end(listen)
+
+
+def _or_end(watch: Callable[[], None]) -> None:
+    """Run a watcher in a thread of its own; when it fails the process ends.
+
+    Other threads may be waiting in a collective for somebody who will never come.
+    """
+
+    def run() -> None:
+        try:
+            watch()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the engine is not whole
+            sys.stderr.write(f"another rank of this engine has gone: {error!r}\n")
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def _connect(address: tuple[str, int], token: str) -> Connection:
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    while True:
+        try:
+            connection = Client(address, authkey=token.encode())
+        except ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
+        else:
+            _tune(connection)
+            return connection
+
+
+def _tune(connection: Connection) -> None:
+    """No delay for small messages."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

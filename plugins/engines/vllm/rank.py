@@ -1,0 +1,71 @@
+"""One rank: vLLM's worker, and calls to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from vllm.platforms import current_platform
+from vllm.v1.outputs import AsyncModelRunnerOutput
+from vllm.v1.serial_utils import run_method
+from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+from shuntserve_plugins.engines.vllm.configuration import build_configuration
+from shuntserve_plugins.engines.vllm.engine import WorkerSpec
+
+PREPARE = "prepare"
+"""The one call that is not vLLM's: join the others, and take the weights."""
+
+
+class Rank:
+    """Calls are made on one thread, in rank 0's order."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.config = build_configuration(spec)
+        self._spec = spec
+        self._worker = WorkerWrapperBase(rpc_rank=0, global_rank=spec.rank)
+        self._meeting: dist.TCPStore | None = None
+
+    def open_meeting(self) -> int:
+        """Where all ranks are to meet, this one being rank 0: a port that was free."""
+        self._meeting = _meet(self._spec.launch.ranks[0].host, 0)
+        return self._meeting.port
+
+    def run(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A method of the worker by name, or a function of the worker."""
+        if method == PREPARE:
+            return self._prepare(*args)
+        result = run_method(self._worker, method, args, kwargs)
+        return result.get_output() if isinstance(result, AsyncModelRunnerOutput) else result
+
+    def _prepare(self, port: int) -> dict[str, int]:
+        """Join the ranks that meet at rank 0's `port`; returns what became of the weights."""
+        launch, rank = self._spec.launch, self._spec.rank
+        host = launch.ranks[0].host
+        dist.init_process_group(  # vLLM finds it initialised
+            current_platform.dist_backend,
+            store=self._meeting or _meet(host, port),
+            rank=rank,
+            world_size=len(launch.ranks),
+        )
+        self._worker.init_worker(
+            [
+                {
+                    "vllm_config": self.config,
+                    "local_rank": launch.ranks[rank].gpu,
+                    "rank": rank,
+                    "distributed_init_method": f"tcp://{host}:{port}",
+                    "is_driver_worker": launch.ranks[rank].tp_rank == 0,
+                    "spec": self._spec,
+                }
+            ]
+        )
+        self._worker.init_device()
+        self._worker.load_model()
+        report = self._worker.model_runner.model.shuntserve_lent
+        return {"lent": report.lent, "copied": report.copied}
+
+
+def _meet(host: str, port: int) -> dist.TCPStore:
+    """Open the meeting point on a free port (0), or go to it."""
+    return dist.TCPStore(host, port, is_master=not port, wait_for_workers=False)

@@ -1,0 +1,90 @@
+"""vLLM's worker, as a rank of a stage."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.distributed import get_pp_group
+from vllm.distributed.parallel_state import init_distributed_environment
+from vllm.platforms import current_platform
+
+from shuntserve_core.interfaces.engine import EngineLaunch
+from shuntserve_plugins.engines.vllm.engine import WorkerSpec
+from shuntserve_plugins.engines.vllm.groups import build_groups
+from shuntserve_plugins.engines.vllm.lending import KvMemory, LentMemory
+from shuntserve_plugins.engines.vllm.resumption import ResumableRequests
+
+if TYPE_CHECKING or current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as Base
+else:
+    from vllm.v1.worker.gpu_worker import Worker as Base
+
+
+def ragged(launch: EngineLaunch) -> bool:
+    """Whether vLLM's own groups will not do: degrees differ, or its CPU pipeline would need memory
+    shared between hosts."""
+    degrees, hosts = set(launch.tensor_parallel), {place.host for place in launch.ranks}
+    across = len(launch.layers) > 1 and len(hosts) > 1 and current_platform.is_cpu()
+    return len(degrees) > 1 or bool(across)
+
+
+class StageWorker(Base):
+    """A rank whose stage has its own tensor-parallel degree, and whose memory is the store's."""
+
+    def __init__(self, *args: Any, spec: WorkerSpec, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        launch, place = spec.launch, spec.launch.ranks[spec.rank]
+        self._spec = spec
+        self._ragged = ragged(launch)
+        self._kv = KvMemory(place.store_socket)
+        # vLLM finds a rank's layers by its place in a full grid; this is its place in the one that
+        # would have its stage's degree everywhere.
+        degree = launch.tensor_parallel[place.stage]
+        self.parallel_config.rank = place.stage * degree + place.tp_rank
+
+    def init_device(self) -> None:
+        """Join the other ranks."""
+        if self._ragged:
+            self._join()
+        super().init_device()
+        self.model_runner.requests = ResumableRequests()
+
+    def _join(self) -> None:
+        """Make the groups that vLLM will then find made."""
+        method = self.distributed_init_method
+        if current_platform.is_cpu():
+            os.environ["VLLM_DIST_IDENT"] = method.rpartition(":")[2]
+        else:
+            torch.accelerator.set_device_index(self.local_rank)
+        init_distributed_environment(
+            len(self._spec.launch.ranks),
+            self.rank,
+            method,
+            self.local_rank,
+            current_platform.dist_backend,
+        )
+        build_groups(self._spec.launch.tensor_parallel)
+
+    def determine_available_memory(self) -> int:
+        """What the engine may own: it was planned, and need not be measured."""
+        if not self._spec.options.enforce_eager:
+            super().determine_available_memory()  # compiles
+        return self._spec.launch.kv_bytes
+
+    def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager[Any]:
+        if tag != "kv_cache":
+            return super()._maybe_get_memory_pool_context(tag)
+        launch = self._spec.launch
+        return LentMemory(self._kv.lease(launch.engine_id, launch.kv_bytes))
+
+    def compile_or_warm_up_model(self) -> Any:
+        """Also make the buffer for hidden states, which vLLM's CPU worker forgets in eager mode."""
+        runner = self.model_runner
+        if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:
+            runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens, dtype=runner.dtype, device=runner.device
+            )
+        return super().compile_or_warm_up_model()

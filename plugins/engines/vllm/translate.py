@@ -1,0 +1,100 @@
+"""Our words for requests and tokens, and vLLM's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
+from vllm.v1.outputs import LogprobsLists
+
+from shuntserve_core.types.request import EngineRequest, StepOutput, TokenLogprob
+from shuntserve_core.types.request import SamplingParams as Sampling
+from shuntserve_plugins.engines.vllm.resumption import OUTPUT_KEY
+
+_GUIDED = {
+    "json_schema": "json",
+    "json_object": "json_object",
+    "regex": "regex",
+    "choice": "choice",
+    "grammar": "grammar",
+}
+_FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
+
+
+def core_request(
+    request: EngineRequest, number: str, sampling: SamplingParams
+) -> EngineCoreRequest:
+    """The request as vLLM's engine core takes it; `number` is its id there."""
+    return EngineCoreRequest(
+        request_id=number,
+        prompt_token_ids=list(request.prompt),
+        mm_features=None,
+        sampling_params=sampling,
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+
+
+def sampling_params(sampling: Sampling, output: Sequence[int]) -> SamplingParams:
+    """What vLLM calls sampling parameters.
+
+    Stop tokens are the request's own, never the model's: who sends requests knows the model.
+    Raises ValueError for what vLLM does not take.
+    """
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        min_tokens=min(sampling.min_tokens, sampling.max_tokens),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        logit_bias=dict(sampling.logit_bias) or None,
+        stop_token_ids=list(sampling.stop_token_ids),
+        logprobs=sampling.logprobs,
+        structured_outputs=_structured(sampling.guided),
+        extra_args={OUTPUT_KEY: list(output)} if output else None,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _structured(guided: Mapping[str, Any] | None) -> StructuredOutputsParams | None:
+    if guided is None:
+        return None
+    unknown = sorted(guided.keys() - _GUIDED.keys())
+    if unknown:
+        raise ValueError(f"unknown kind of constraint: {', '.join(unknown)}")
+    return StructuredOutputsParams(**{_GUIDED[kind]: value for kind, value in guided.items()})
+
+
+def step_output(output: EngineCoreOutput, request_id: str) -> StepOutput:
+    """What a step added to a request."""
+    logprobs = _logprobs(output.new_logprobs)
+    tokens = tuple(output.new_token_ids)
+    if output.finish_reason is None:
+        return StepOutput(request_id, tokens, logprobs)
+    finish = _FINISH.get(output.finish_reason)
+    if finish is None:
+        reason = output.stop_reason or output.finish_reason.name.lower()
+        return StepOutput(request_id, finish="error", error=f"vLLM ended the request: {reason}")
+    return StepOutput(request_id, tokens, logprobs, finish)
+
+
+def _logprobs(lists: LogprobsLists | None) -> tuple[TokenLogprob, ...]:
+    """Of each token: its own comes first in vLLM's rows, and then the best."""
+    if lists is None:
+        return ()
+    return tuple(
+        TokenLogprob(float(values[0]), zip(map(int, ids[1:]), map(float, values[1:]), strict=True))
+        for ids, values in zip(lists.logprob_token_ids, lists.logprobs, strict=True)
+    )

@@ -1,0 +1,90 @@
+"""The process of one rank: `python -m shuntserve_plugins.engines.vllm.worker`.
+
+Reads a `WorkerSpec` as one line of JSON on standard input, and ends with that stream.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+
+import cattrs
+
+from shuntserve_plugins.engines.vllm.engine import WorkerSpec
+from shuntserve_plugins.engines.vllm.peers import Hub, Spoke
+
+# Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
+
+
+def main() -> None:
+    """The process."""
+    reports = Reports()
+    spec = cattrs.structure(json.loads(sys.stdin.readline()), WorkerSpec)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the control plane's
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    threading.Thread(target=_end_with_agent, daemon=True).start()
+    if spec.rank == 0:
+        _lead(spec, reports)
+    else:
+        _follow(spec, reports)
+
+
+class Reports:
+    """The way to the node agent: standard output, of which vLLM and its libraries get none."""
+
+    def __init__(self) -> None:
+        self._stream = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+
+    def __call__(self, **event: object) -> None:
+        """Tell the node agent."""
+        self._stream.write(json.dumps(event) + "\n")
+        self._stream.flush()
+
+
+def _lead(spec: WorkerSpec, report: Reports) -> None:
+    """Rank 0: takes requests, plans steps, and does its own part of them."""
+    launch = spec.launch
+    hub = Hub(launch.rendezvous, launch.link_token, len(launch.ranks) - 1)
+    from shuntserve_plugins.engines.vllm.server import TokenServer
+
+    server = TokenServer(launch, spec.options)
+    report(event="listening", address=server.start())
+    signal.signal(signal.SIGTERM, lambda *_: server.stop())
+    hub.accept(spec.options.silence_seconds)
+
+    from shuntserve_plugins.engines.vllm.driver import Driver
+
+    driver = Driver(spec, hub, server)
+    report(event="ready", weights=driver.weights[0])
+    driver.run()
+
+
+def _follow(spec: WorkerSpec, report: Reports) -> None:
+    """Any other rank: does as rank 0 says."""
+    launch = spec.launch
+    spoke = Spoke(launch.rendezvous, launch.link_token, spec.rank, spec.options.silence_seconds)
+
+    from shuntserve_plugins.engines.vllm.rank import PREPARE, Rank
+
+    rank = Rank(spec)
+
+    def run(method: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        result = rank.run(method, args, kwargs)
+        if method == PREPARE:
+            report(event="ready", weights=result)
+        return result
+
+    spoke.serve(run)
+
+
+def _end_with_agent() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
