@@ -59,7 +59,7 @@ class Driver:
                 if self._steps is not None and self._steps.busy:
                     self._server.send(self._steps.step())
                     self._server.current = self._steps.load
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
         finally:

@@ -10,6 +10,7 @@ import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import cattrs
@@ -59,7 +60,7 @@ class StoreTensors:
         names = self._sources(name)
         views = [self._attachment.tensors[one] for one in names]
         self.unused.difference_update(names)
-        adjacent = all(_follows(a, b) for a, b in zip(views, views[1:], strict=False))
+        adjacent = all(_follows(a, b) for a, b in pairwise(views))
         if adjacent:
             rows = sum(view.shape[0] for view in views)
             stored = self._view(views[0], sum(v.nbytes for v in views), (rows, *views[0].shape[1:]))
@@ -169,7 +170,7 @@ class _Hollow(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if func is not torch.empty:
             return func(*args, **kwargs)
         size = kwargs.pop("size", None) or (args[0] if len(args) == 1 else args)
@@ -203,7 +204,7 @@ class LentMemory(TorchFunctionMode):
         return self._memory[:nbytes]
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         if self._asked != 1 and not any(error):
             raise RuntimeError(f"vLLM asked for KV memory {self._asked} times, not once")
 

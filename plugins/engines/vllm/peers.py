@@ -111,7 +111,7 @@ class Spoke:
                 number, method, args, kwargs, answering = self._calls.recv()
                 try:
                     result = run(method, args, kwargs)
-                except Exception as error:  # noqa: BLE001 - rank 0 decides what it means
+                except Exception as error:  # rank 0 decides what it means
                     self._calls.send((number, None, f"{type(error).__name__}: {error}"))
                 else:
                     if answering:
@@ -145,7 +145,7 @@ def _or_end(watch: Callable[[], None]) -> None:
     def run() -> None:
         try:
             watch()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the engine is not whole
+        except Exception as error:  # whatever it is, the engine is not whole
             sys.stderr.write(f"another rank of this engine has gone: {error!r}\n")
             sys.stderr.flush()
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput
 from vllm.v1.serial_utils import run_method
@@ -24,7 +25,7 @@ class Rank:
         self.config = build_configuration(spec)
         self._spec = spec
         self._worker = WorkerWrapperBase(rpc_rank=0, global_rank=spec.rank)
-        self._meeting: dist.TCPStore | None = None
+        self._meeting: TCPStore | None = None
 
     def open_meeting(self) -> int:
         """Where all ranks are to meet, this one being rank 0: a port that was free."""
@@ -66,6 +67,6 @@ class Rank:
         return {"lent": report.lent, "copied": report.copied}
 
 
-def _meet(host: str, port: int) -> dist.TCPStore:
+def _meet(host: str, port: int) -> TCPStore:
     """Open the meeting point on a free port (0), or go to it."""
-    return dist.TCPStore(host, port, is_master=not port, wait_for_workers=False)
+    return TCPStore(host, port, is_master=not port, wait_for_workers=False)

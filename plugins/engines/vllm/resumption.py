@@ -46,7 +46,7 @@ def _advanced(
             grammar = done.result()
             if not grammar.accept_tokens(number, output):
                 raise ValueError("the tokens generated so far do not fit the constraint")
-        except Exception as error:  # noqa: BLE001 - fails this request alone
+        except Exception as error:  # fails this request alone
             ready.set_exception(error)
         else:
             ready.set_result(grammar)
@@ -80,9 +80,9 @@ class CountingGenerator(torch.Generator):
     and sampled in vain.  CPU generators have no offset: this one starts again from its seed.
     """
 
-    def __new__(cls, seed: int, state: CachedRequestState) -> CountingGenerator:
+    def __new__(cls, *_: object) -> CountingGenerator:
         """Its base class takes a device."""
-        return super().__new__(cls, "cpu")
+        return super().__new__(cls, "cpu")  # type: ignore[call-arg]
 
     def __init__(self, seed: int, state: CachedRequestState) -> None:
         super().__init__()
@@ -94,10 +94,11 @@ class CountingGenerator(torch.Generator):
         """Of no meaning but for `set_offset`."""
         return 0
 
-    def set_offset(self, _offset: int) -> None:
+    def set_offset(self, _offset: int) -> torch.Generator:
         """Take back the draws that made no token."""
         self.manual_seed(self.initial_seed())
         self._skip()
+        return self
 
     def _skip(self) -> None:
         """vLLM's sampler for the CPU draws once for each token."""
