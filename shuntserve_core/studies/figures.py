@@ -59,7 +59,7 @@ def figures_of(runs: Sequence[Run], measured: Mapping[str, float]) -> list[tuple
             made.append(("Over time", _timeline(runs, colors), True))
         made.append(("Time to first token", _distribution(runs, "ttft", colors), False))
         made.append(("Time per output token", _distribution(runs, "tpot", colors), False))
-        if len(runs) > 1:
+        if len({round(run["summary"]["cost_per_hour"], 2) for run in runs}) > 1:
             made.append(("Cost against throughput", _scatter(runs, colors), False))
         return [(title, _svg(figure), wide) for title, figure, wide in made]
 
@@ -87,11 +87,11 @@ def _rows(count: int) -> float:
 def _throughput(
     runs: Sequence[Run], measured: Mapping[str, float], colors: Mapping[str, str]
 ) -> Figure:
-    figure, axes = _axes(WIDTH, _rows(len(runs)) + (0.25 if measured else 0))
+    figure, axes = _axes(WIDTH, _rows(len(runs)) + (0.2 if measured else 0))
     labels = [run["label"] for run in runs]
     values = [run["summary"]["requests_per_second"] for run in runs]
     bars = axes.barh(labels, values, color=[colors[label] for label in labels], height=0.62)
-    axes.bar_label(bars, labels=[f"{value:.3g}" for value in values], padding=4)
+    _inside(axes, bars, [f"{value:.2f}" for value in values])
     known = [(label, measured[label]) for label in labels if label in measured]
     if known:
         axes.plot(
@@ -102,12 +102,21 @@ def _throughput(
             markersize=5,
             label="measured",
         )
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32), handletextpad=0.2)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), handletextpad=0.2, borderpad=0)
     axes.invert_yaxis()
-    axes.margins(x=0.16)
+    axes.margins(x=0.08)
     axes.set_xlabel("requests/s")
     axes.tick_params(axis="y", length=0)
     return figure
+
+
+def _inside(axes: Axes, bars: Any, labels: Sequence[str]) -> None:
+    """Figures at the ends of bars, where marks beside the bars do not cover them."""
+    for bar, label in zip(bars, labels, strict=True):
+        place = (bar.get_width(), bar.get_y() + bar.get_height() / 2)
+        style = {"color": "white", "fontsize": 9, "fontweight": "bold"}
+        offset = {"xytext": (-5, 0), "textcoords": "offset points"}
+        axes.annotate(label, place, ha="right", va="center_baseline", **offset, **style)
 
 
 def _cost(runs: Sequence[Run], colors: Mapping[str, str]) -> Figure:
@@ -115,9 +124,9 @@ def _cost(runs: Sequence[Run], colors: Mapping[str, str]) -> Figure:
     labels = [run["label"] for run in runs]
     values = [run["summary"]["cost_per_million_tokens"] or 0.0 for run in runs]
     bars = axes.barh(labels, values, color=[colors[label] for label in labels], height=0.62)
-    axes.bar_label(bars, labels=[f"${value:.3g}" for value in values], padding=4)
+    _inside(axes, bars, [f"${value:.2f}" for value in values])
     axes.invert_yaxis()
-    axes.margins(x=0.16)
+    axes.margins(x=0.08)
     axes.set_xlabel("$ per million tokens, prompts and answers")
     axes.tick_params(axis="y", length=0)
     return figure
@@ -139,7 +148,7 @@ def _distribution(runs: Sequence[Run], what: str, colors: Mapping[str, str]) -> 
     axes.set_ylabel("of requests at most")
     after = ", from when a pipeline takes the request" if what == "ttft" else ""
     axes.set_xlabel(f"seconds{after}")
-    axes.legend(fontsize=8, loc="upper left", handlelength=1.2)
+    axes.legend(fontsize=7.5, loc="lower right", handlelength=1.2, labelspacing=0.25)
     return figure
 
 

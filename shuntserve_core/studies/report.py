@@ -22,7 +22,8 @@ h2 { font-size: 1.35rem; margin: 0 0 .4rem; letter-spacing: -.01em; }
 h3 { font-size: .95rem; margin: 0 0 .5rem; color: #57606a; font-weight: 600; }
 p { max-width: 46rem; margin: .5rem 0; }
 .faint { color: #6e7781; font-size: .88rem; }
-nav a { margin-right: 1.2rem; }
+nav { margin-top: 1rem; line-height: 1.9; }
+nav a { margin-right: 1.4rem; white-space: nowrap; }
 a { color: #2f6db0; text-decoration: none; }
 section { background: #fff; border: 1px solid #e3e6ea; border-radius: 10px; padding: 1.6rem 1.8rem;
   margin: 1.8rem 0; }
@@ -30,7 +31,8 @@ section { background: #fff; border: 1px solid #e3e6ea; border-radius: 10px; padd
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums;
   width: 100%; }
 th { color: #57606a; font-weight: 600; text-align: right; vertical-align: bottom; }
-th, td { padding: .38rem .6rem; white-space: nowrap; border-bottom: 1px solid #eceff2; }
+th, td { padding: .38rem .5rem; border-bottom: 1px solid #eceff2; }
+td { white-space: nowrap; }
 td { text-align: right; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
 tr:last-child td { border-bottom: none; }
@@ -50,13 +52,13 @@ def write_report(file: Path, study: Study, runs: Sequence[Mapping[str, Any]]) ->
         _section(index, table, [run for run in runs if run["experiment"] == table.name])
         for index, table in enumerate(study.experiment)
     ]
-    links = "".join(
+    links = " ".join(
         f'<a href="#e{index}">{escape(table.name)}</a>'
         for index, table in enumerate(study.experiment)
     )
     seconds = sum(run["summary"]["wall_seconds"] for run in runs if not run["error"])
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    foot = f"shuntserve {__version__}, {now}; {len(runs)} runs, {seconds:.0f} s of simulation"
+    foot = f"shuntserve {__version__}, {now}; {len(runs)} runs, simulated in {seconds:.0f} s"
     title = escape(study.study.title)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -92,9 +94,10 @@ def _table(runs: Sequence[Run], measured: Mapping[str, float]) -> str:
     known = any(run["label"] in measured for run in good)
     relative = known and any(run["events"] for run in good)
     heads = ["", "requests/s"]
-    heads += ["measured", "simulated to measured"] if known else ["estimated"]
-    heads += ["of the first", "measured, of the first"] if relative else []
-    heads += ["$/h", "$ per 1M tokens", "TTFT p50, s", "p99", "TPOT p50, s", "p99", "moved"]
+    heads += ["measured", "of it"] if known else ["estimated"]
+    heads += ["of first row", "of first row, measured"] if relative else []
+    heads += ["$/h", "$/1M tokens", "TTFT p50, s", "TTFT p99, s", "TPOT p50, s", "TPOT p99, s"]
+    heads.append("moved")
     top = max((run["summary"]["requests_per_second"] for run in good), default=0.0)
     first = good[0] if good else None
     rows = []
