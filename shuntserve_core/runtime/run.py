@@ -137,6 +137,8 @@ class PipelineRun:
 
         Raises `EngineFailed`, also where `fail` or `stop` is called in the meantime.
         """
+        if not self.live:
+            raise EngineFailed("no longer wanted")
         self._preparing = asyncio.create_task(self._prepare())
         try:
             await self._preparing

@@ -7,14 +7,14 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
-from attrs import define
+from attrs import astuple, define, frozen
 
 from shuntserve_core.runtime.control import CONTROL_FILE
 
@@ -103,22 +103,45 @@ async def _url(process: asyncio.subprocess.Process, log: Path) -> str:
     raise RuntimeError(f"shuntserve serve did not start, see {log}")
 
 
-def open_files(processes: list[psutil.Process]) -> int:
-    """File descriptors of all these processes together."""
-    total = 0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            total += process.num_fds()
-    return total
+@frozen
+class Resources:
+    """What the processes of one kind take."""
+
+    processes: int = 0
+    threads: int = 0
+    open_files: int = 0
+    memory_bytes: int = 0
+    """Proportional set size: shared pages count once."""
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-def memory(processes: list[psutil.Process]) -> int:
-    """Proportional set size of all these processes together, bytes: shared pages count once."""
-    total = 0
+PROCESSES = {
+    "engine": "worker",
+    "store": ".tensorstore",
+    "agent": "shuntserve_core.node",
+    "control plane": "shuntserve_core.cli",
+}
+"""Kinds of processes, by a word of their command line."""
+
+
+def resources(processes: Iterable[psutil.Process]) -> dict[str, Resources]:
+    """By kind of process; whatever is none of `PROCESSES` is "other"."""
+    found: dict[str, Resources] = {}
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            total += process.memory_full_info().pss
-    return total
+            with process.oneshot():
+                line = " ".join(process.cmdline())
+                kind = next((kind for kind, word in PROCESSES.items() if word in line), "other")
+                taken = Resources(
+                    1,
+                    process.num_threads(),
+                    process.num_fds(),
+                    process.memory_full_info().pss,
+                )
+            found[kind] = found.get(kind, Resources()) + taken
+    return found
 
 
 def shared_segments() -> int:

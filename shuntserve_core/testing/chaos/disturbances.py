@@ -10,7 +10,7 @@ import time
 import psutil
 from attrs import frozen
 
-from shuntserve_core.testing.chaos.cluster import Served
+from shuntserve_core.testing.chaos.cluster import PROCESSES, Served
 
 KINDS = ("notice", "loss", "engine", "store", "agent")
 
@@ -70,10 +70,7 @@ class Chaos:
         if kind in ("notice", "loss"):
             await self._take(kind)
             return
-        words = {"engine": ".worker", "store": ".tensorstore", "agent": "shuntserve_core.node"}
-        found = self._served.named(words[kind])
-        if kind == "agent":
-            found = [p for p in found if ".tensorstore" not in " ".join(_command(p))]
+        found = self._served.named(PROCESSES[kind])
         if not found:
             return
         victim = self._random.choice(found)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import cycle, islice
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
@@ -67,8 +66,3 @@ def requests(model: str, mode: str, tokens: int) -> list[Asked]:
             path = "/v1/chat/completions" if chat else "/v1/completions"
             asked.append(Asked(f"{mode}/{shape}/{number}", path, body))
     return asked
-
-
-def repeat(asked: list[Asked], count: int) -> Iterator[Asked]:
-    """`count` requests, going round."""
-    return islice(cycle(asked), count)
