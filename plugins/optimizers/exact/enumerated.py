@@ -22,6 +22,8 @@ from shuntserve_plugins.optimizers.exact.splits import Splitter
 _TOLERANCE = 1e-9
 _PROBE = 0.92
 """How far below its bound a set is searched at a time."""
+_AT_LEAST = 0.99
+"""And how far at least: else bounds would creep towards the prices they set themselves."""
 _NEGLIGIBLE = 1e-3
 """Share of the best set's bound below which a set is solved whatever it is worth."""
 _AT_ONCE = 120
@@ -131,6 +133,7 @@ class Enumerated:
         rows = np.array([row for row in rows if row in columns.pairs], dtype=int)
         needed = (columns.usage[rows] @ relaxed.prices - gap) / max(relaxed.weight, 1e-12)
         threshold = np.maximum(needed - _TOLERANCE, _PROBE * columns.bound[rows])
+        threshold = np.minimum(threshold, _AT_LEAST * columns.bound[rows])
         threshold[threshold < _NEGLIGIBLE * columns.bound.max()] = 0
         hopeful = columns.bound[rows] > threshold
         rows, threshold = rows[hopeful], threshold[hopeful]

@@ -170,7 +170,7 @@ def best_of_all(problem: Problem, stages: int) -> float | None:
     return max((v for v in found if v is not None), default=None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(problems())
 def test_nothing_is_better(problem: Problem) -> None:
     """Against brute force: same value, proved; and an error where nothing is possible."""
