@@ -145,7 +145,7 @@ class Steps:
                 config.model_config, None, config.structured_outputs_config, self._tokenizer
             )
             scheduled, _ = core.preprocess_add_request(core_request(request, number, sampling))
-        except ValueError as error:  # pydantic's and vLLM's own are of this kind
+        except Exception as error:  # grammar compilers raise what they like
             return [StepOutput(request.id, finish="error", error=str(error), bad_request=True)]
         if request.output:
             resume(scheduled, request.output)

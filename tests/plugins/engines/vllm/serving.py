@@ -1,0 +1,76 @@
+"""A running engine, and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shuntserve_core.interfaces.engine import EngineLaunch
+from shuntserve_core.link import LinkClient
+from shuntserve_core.link.connection import LinkPolicy
+from shuntserve_core.testing.engines import generate
+from shuntserve_core.types.request import EngineRequest, SamplingParams, StepOutput
+from shuntserve_plugins.engines.vllm.engine import Vllm
+from tests.plugins.engines.embedded.models import greedy_of
+from tests.plugins.engines.embedded.processes import TOKEN, EngineProcesses
+from tests.plugins.engines.vllm.models import StoredModel
+
+# Tests share their machine with others: what is tested is that the engine answers, not how soon.
+PATIENT = LinkPolicy(missed=100)
+
+
+@asynccontextmanager
+async def serving(
+    launch: EngineLaunch, options: Vllm | None = None
+) -> AsyncIterator[tuple[EngineProcesses, LinkClient]]:
+    """The engine, active, and a link to it."""
+    with EngineProcesses(launch, options or Vllm()) as engine:
+        await asyncio.to_thread(engine.wait_ready)
+        link = await LinkClient.connect(engine.address, TOKEN, policy=PATIENT)
+        try:
+            await link.activate()
+            yield engine, link
+        finally:
+            link.close()
+
+
+def greedy_requests(count: int, vocab: int, tokens: int = 24) -> list[EngineRequest]:
+    """Prompts of 5 to 68 tokens."""
+    sampling = SamplingParams(max_tokens=tokens, temperature=0)
+    return [
+        EngineRequest(
+            f"r{i}", tuple((7 * i + 3 * j + j * j) % vocab for j in range(5 + 9 * i)), sampling
+        )
+        for i in range(count)
+    ]
+
+
+async def together(link: LinkClient, requests: Sequence[EngineRequest]) -> list[StepOutput]:
+    """Whole outputs of requests that run at the same time."""
+    return await asyncio.gather(*(generate(link, request) for request in requests))
+
+
+class Reference:
+    """The same weights in transformers, in float32."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(1)
+        loaded = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        self._model: Any = loaded.eval()
+
+    def agrees(self, request: EngineRequest, output: StepOutput) -> bool:
+        """Whether transformers' greedy choices are these tokens."""
+        tokens = list(output.tokens)
+        return greedy_of(self._model, request.prompt, tokens) == tokens
+
+
+def reference(model: StoredModel) -> Reference:
+    """Of a stored model."""
+    return Reference(model.checkpoint)
