@@ -16,7 +16,7 @@ It ends on SIGTERM, and when its standard input closes (its agent has died).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -85,6 +85,19 @@ class EngineLaunch:
 
 
 @frozen
+class Template:
+    """A process that has imported what workers need, and is forked for each of them.
+
+    Its imports must start no thread and open no device: a fork would not have them.
+    """
+
+    module: str
+    """Imported once; its `main()` is called in every worker."""
+    environment: Mapping[str, str] = field(factory=dict)
+    """On top of the agent's, and set before anything is imported."""
+
+
+@frozen
 class WorkerCommand:
     """A process that a node agent starts."""
 
@@ -96,6 +109,8 @@ class WorkerCommand:
     """Written to its standard input, which then stays open for as long as the agent lives."""
     ranks: tuple[int, ...] = ()
     """Global ranks that run in it."""
+    template: Template | None = None
+    """What to fork it from; where that cannot be, `argv` does the same from nothing."""
 
 
 class Engine(Protocol):
@@ -108,4 +123,14 @@ class Engine(Protocol):
 
     def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
         """Processes of this engine, rank 0's first."""
+        ...
+
+
+@runtime_checkable
+class ForkingEngine(Engine, Protocol):
+    """An engine whose workers are forked: nodes can get ready for it before it has any."""
+
+    @property
+    def template(self) -> Template:
+        """What its workers are forked from, on every node."""
         ...

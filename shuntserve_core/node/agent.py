@@ -18,8 +18,10 @@ import cattrs
 from attrs import define, field
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.forking import templates
+from shuntserve_core.forking.templates import TemplateFailed, Templates
 from shuntserve_core.interfaces.cloud import SpotSource
-from shuntserve_core.interfaces.engine import WorkerCommand
+from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.node.processes import Child
 from shuntserve_core.registry import Registry
 from shuntserve_core.tensorstore import ShardSpec, StoreClient
@@ -73,6 +75,7 @@ class Agent:
         self._stores: dict[int, Child] = {}
         self._store_locks: dict[int, asyncio.Lock] = {}
         self._engines: dict[str, EngineOnNode] = {}
+        self._templates = Templates(run_dir)
         self._ended: set[str] = set()
         """Engines that must not be started (again): a stop may overtake a start."""
         self._spot: dict[str, asyncio.Task[None]] = {}
@@ -186,19 +189,40 @@ class Agent:
         engine = EngineOnNode(engine_id, launch, tuple(command.ranks for command in commands))
         self._engines[engine_id] = engine
         for index, command in enumerate(commands):
-            child = await Child.start(
-                command.argv,
-                name=f"{engine_id} worker {index}",
-                log=self.run_dir / f"engine-{engine_id}.log",
-                environment=command.environment,
-                stdin=command.stdin,
-                on_line=partial(self._worker_said, engine, index),
-                on_exit=partial(self._worker_ended, engine, index),
-            )
+            child = await self._start_worker(engine, index, command)
             engine.children.append(child)
             if engine_id in self._ended:  # stopped in the meantime
                 await child.stop(0.0)
                 return
+
+    async def prepare(self, template: Template) -> None:
+        """Start to import what workers need, before there are any."""
+        if templates.SUPPORTED:
+            await self._templates.prepare(template)
+
+    async def _start_worker(
+        self, engine: EngineOnNode, index: int, command: WorkerCommand
+    ) -> Child:
+        said = partial(self._worker_said, engine, index)
+        ended = partial(self._worker_ended, engine, index)
+        name = f"{engine.engine_id} worker {index}"
+        log = self.run_dir / f"engine-{engine.engine_id}.log"
+        if command.template is not None and templates.SUPPORTED:
+            try:
+                return await self._templates.fork(
+                    command, command.template, name=name, log=log, on_line=said, on_exit=ended
+                )
+            except TemplateFailed as error:
+                logger.warning("%s is started from nothing: %s", name, error)
+        return await Child.start(
+            command.argv,
+            name=name,
+            log=log,
+            environment=command.environment,
+            stdin=command.stdin,
+            on_line=said,
+            on_exit=ended,
+        )
 
     def _worker_said(self, engine: EngineOnNode, index: int, line: dict[str, Any]) -> None:
         if line.get("event") == "listening":
@@ -247,6 +271,7 @@ class Agent:
             "store_sockets": [self.store_socket(gpu) for gpu in range(self.gpus)],
             "stores": await self.store_stats(),
             "engines": [engine.describe() for engine in self._engines.values()],
+            "templates": self._templates.describe(),
         }
 
     @staticmethod
@@ -263,6 +288,7 @@ class Agent:
         for task in self._spot.values():
             task.cancel()
         await asyncio.gather(*(self.stop_engine(name, 1.0) for name in list(self._engines)))
+        await self._templates.close()
         await asyncio.gather(*(self.drop_store(gpu) for gpu in list(self._stores)))
 
 

@@ -13,7 +13,7 @@ import aiohttp
 import cattrs
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.interfaces.engine import WorkerCommand
+from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.interfaces.launcher import AgentAddress
 from shuntserve_core.node.server import body_of
 from shuntserve_core.tensorstore import ShardSpec
@@ -92,6 +92,10 @@ class AgentClient:
     async def stop_engine(self, engine_id: str, grace: float = 1.0) -> None:
         """End the workers of an engine."""
         await self._call("DELETE", f"/v1/engines/{engine_id}?grace={grace}")
+
+    async def prepare(self, template: Template) -> None:
+        """Have the node import what workers need, before there are any."""
+        await self._call("POST", "/v1/templates", cattrs.unstructure(template))
 
     async def free_port(self) -> int:
         """A port on the node that nobody listens on."""

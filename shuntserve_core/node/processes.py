@@ -10,23 +10,64 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 TERM_SECONDS = 3.0
 """What a child gets between SIGTERM and SIGKILL."""
-_LINE_LIMIT = 1 << 20
+LINE_LIMIT = 1 << 20
+"""Bytes of the longest line that a child may print."""
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Have the kernel kill this process when its parent goes; Linux only, a no-op elsewhere."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """Be the parent of every descendant that loses its own in the meantime; Linux only.
+
+    Blocks must not overlap.
+    """
+    assert _LIBC is not None
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+class Process(Protocol):
+    """A running process, however it came to be; asyncio's own is one."""
+
+    stdin: asyncio.StreamWriter | None
+    stdout: asyncio.StreamReader | None
+
+    @property
+    def pid(self) -> int:
+        """Its id, which is its group's too."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait until it has ended; its exit code."""
+        ...
+
+    def terminate(self) -> None:
+        """Send it SIGTERM.  Raises `ProcessLookupError`."""
+        ...
 
 
 class Child:
@@ -35,7 +76,7 @@ class Child:
     `on_line` is called with every JSON object that it prints, `on_exit` once with its exit code.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, name: str) -> None:
+    def __init__(self, process: Process, name: str) -> None:
         self.process = process
         self.name = name
         self._reader: asyncio.Task[None] | None = None
@@ -50,6 +91,7 @@ class Child:
         log: Path,
         environment: Mapping[str, str] | None = None,
         stdin: str = "",
+        pass_fds: Sequence[int] = (),
         on_line: Callable[[dict[str, Any]], None],
         on_exit: Callable[[int], None],
     ) -> Child:
@@ -62,9 +104,23 @@ class Child:
                 stderr=errors,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
-                limit=_LINE_LIMIT,
+                preexec_fn=die_with_parent,
+                pass_fds=pass_fds,
+                limit=LINE_LIMIT,
             )
+        return await cls.of(process, name=name, stdin=stdin, on_line=on_line, on_exit=on_exit)
+
+    @classmethod
+    async def of(
+        cls,
+        process: Process,
+        *,
+        name: str,
+        stdin: str = "",
+        on_line: Callable[[dict[str, Any]], None],
+        on_exit: Callable[[int], None],
+    ) -> Child:
+        """Take charge of a process that was started in another way."""
         child = cls(process, name)
         child._reader = asyncio.create_task(child._read(on_line, on_exit))
         if stdin:

@@ -15,7 +15,7 @@ import cattrs
 from aiohttp import WSMsgType, web
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.interfaces.engine import WorkerCommand
+from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.node.agent import Agent
 from shuntserve_core.tensorstore import ShardSpec
 
@@ -53,6 +53,7 @@ def make_app(agent: Agent, token: str) -> web.Application:
             web.post("/v1/stores/{gpu}/retain", _retain),
             web.post("/v1/engines/{engine_id}", _start_engine),
             web.delete("/v1/engines/{engine_id}", _stop_engine),
+            web.post("/v1/templates", _prepare),
             web.post("/v1/ports", _free_port),
             web.post("/v1/spot", _watch_spot),
             web.post("/v1/shutdown", _shutdown),
@@ -93,6 +94,12 @@ async def _start_engine(request: web.Request) -> web.Response:
 async def _stop_engine(request: web.Request) -> web.Response:
     grace = float(request.query.get("grace", "1.0"))
     await request.app[_AGENT].stop_engine(request.match_info["engine_id"], grace)
+    return web.json_response({})
+
+
+async def _prepare(request: web.Request) -> web.Response:
+    template = cattrs.structure(await request.json(), Template)
+    await request.app[_AGENT].prepare(template)
     return web.json_response({})
 
 

@@ -11,7 +11,7 @@ from attrs import field, frozen
 from attrs.validators import ge
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.interfaces.engine import EngineLaunch, WorkerCommand
+from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerCommand
 from shuntserve_plugins.engines.embedded.geometry import Geometry, read_geometry
 from shuntserve_plugins.engines.embedded.plan import BLOCK
 
@@ -41,6 +41,13 @@ class Embedded:
     needs_weights: bool = field(default=True, init=False)
     features: frozenset[str] = field(default=FEATURES, init=False)
 
+    @property
+    def template(self) -> Template:
+        """Importing torch takes longer, and more memory, than all else in a rank's start."""
+        return Template(
+            "shuntserve_plugins.engines.embedded.template", arithmetic_environment(self.threads)
+        )
+
     def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
         """One process a rank.
 
@@ -58,6 +65,7 @@ class Embedded:
             environment=arithmetic_environment(self.threads),
             stdin=json.dumps(cattrs.unstructure(spec)) + "\n",
             ranks=(rank,),
+            template=self.template,
         )
 
 
