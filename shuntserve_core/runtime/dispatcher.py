@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -86,6 +86,8 @@ class Dispatcher:
         dropped: only to compare with systems that work so."""
         self.cluster_status: Callable[[], dict[str, Any]] = dict
         """What the cluster manager adds to `status`."""
+        self.durations: Callable[[], Mapping[str, Any]] = dict
+        """What the observer adds to `status`."""
         self._balancer = balancer
         self._limit = queue
         self._queue_seconds = queue_seconds
@@ -164,13 +166,17 @@ class Dispatcher:
 
     def status(self) -> dict[str, Any]:
         """As `Backend.status`."""
+        return {**self.own_status(), "cluster": self.cluster_status()}
+
+    def own_status(self) -> dict[str, Any]:
+        """What the dispatcher itself knows."""
         return {
             "ready": self.ready,
             "in_flight": self.in_flight,
             "waiting": self.waiting,
             "counters": self.counters.flat(),
             "pipelines": [lane.status() for lane in self._lanes.values()],
-            "cluster": self.cluster_status(),
+            "durations": self.durations(),
         }
 
     # For the cluster manager

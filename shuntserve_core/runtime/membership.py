@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.engine import ForkingEngine
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.node.client import AgentLost
 from shuntserve_core.runtime.changes import admit
@@ -64,6 +65,9 @@ class Membership:
         described = await agent.describe()
         for source, options in self._node_sources:
             await agent.watch_spot(source, options)
+        engine = self._cluster.settings.engine
+        if isinstance(engine, ForkingEngine):
+            await agent.prepare(engine.template)
         node.agent = agent
         node.machine.to(NodeState.UP, "its agent answers")
         if node.deadline is not None:

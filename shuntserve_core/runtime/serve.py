@@ -24,6 +24,7 @@ from shuntserve_core.node.client import AgentClient
 from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.control import ControlServer
 from shuntserve_core.runtime.dispatcher import Dispatcher
+from shuntserve_core.runtime.durations import Stopwatch
 from shuntserve_core.runtime.launches import EngineSettings
 from shuntserve_core.runtime.manager import Manager
 from shuntserve_core.runtime.places import state_dir_of
@@ -147,13 +148,16 @@ class _Server:
         settings = settings_of(config)
         self._launcher = plugin_from(config, "launcher", document.launcher)
         self._frontdoor = plugin_from(config, "frontdoor", document.frontdoor)
+        stopwatch = Stopwatch()
         self._dispatcher = Dispatcher(
             plugin_from(config, "balancer", document.balancer),
             queue=document.serve.queue,
             queue_seconds=document.serve.queue_seconds,
             max_length=settings.max_length,
             features=settings.engine.features,
+            observer=stopwatch,
         )
+        self._dispatcher.durations = stopwatch.as_json
         self._cluster = RunningCluster(
             config,
             settings,
@@ -165,7 +169,7 @@ class _Server:
         self._dispatcher.cluster_status = self._cluster.status
         self._manager = Manager(self._cluster)
         self._control = ControlServer(
-            self._manager, state_dir, lambda: {"requests": self._dispatcher.status()}
+            self._manager, state_dir, lambda: {"requests": self._dispatcher.own_status()}
         )
         self._signals = 0
         self._stop = asyncio.Event()

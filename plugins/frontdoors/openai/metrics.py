@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from shuntserve_core.interfaces.frontdoor import Backend
+from shuntserve_plugins.frontdoors.openai.survival import survival
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -84,6 +85,7 @@ class _Cluster(Collector):
         status = self._backend.status()
         for name, value in _numbers(status):
             yield GaugeMetricFamily(f"shuntserve_cluster_{name}", f"Cluster: {name}", value)
+        yield from survival(status)
         for name, value in _numbers(status.get("counters")):
             yield CounterMetricFamily(f"shuntserve_cluster_{name}", f"Cluster: {name}", value)
         yield from _pipelines(status.get("pipelines") or ())

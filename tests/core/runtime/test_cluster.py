@@ -212,3 +212,25 @@ async def test_sigterm_lets_streams_finish(tmp_path: Path) -> None:
         answers = await asyncio.gather(*tasks)
         assert all(answer.complete for answer in answers)
         assert await served.process.wait() == 0
+
+
+async def test_metrics_tell_what_happened(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as served:
+        tasks = await streams(served, 6)
+        node = (await busiest(served))["stages"][0]["node"]
+        await served.tell(node, "lost")
+        await asyncio.gather(*tasks)
+        async with served.session.get(f"{served.url}/metrics") as response:
+            page = (await response.text()).splitlines()
+    samples = {
+        family: float(value)
+        for family, value in (line.rsplit(" ", 1) for line in page if not line.startswith("#"))
+    }
+    moved = samples['shuntserve_migrations_total{kind="unplanned"}']
+    assert moved > 0
+    assert samples['shuntserve_stall_seconds_count{kind="unplanned"}'] == moved
+    assert samples["shuntserve_queue_seconds_count"] == 6
+    assert samples['shuntserve_nodes{state="lost"}'] == 1
+    assert samples['shuntserve_transitions_total{new="lost",old="up"}'] == 1
+    assert samples[f'shuntserve_weights_read_bytes_total{{node="{node}"}}'] == 0
+    assert samples["shuntserve_dollars_per_hour"] > 0
