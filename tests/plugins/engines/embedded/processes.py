@@ -15,13 +15,14 @@ from typing import Self
 
 from attrs import frozen
 
-from shuntserve_core.interfaces.engine import EngineLaunch, RankLaunch
+from shuntserve_core.interfaces.engine import EngineLaunch, RankLaunch, WorkerCommand
 from shuntserve_core.link import LinkClient
 from shuntserve_core.types import ModelSpec
 from shuntserve_core.types.request import EngineRequest, StepOutput
 from shuntserve_plugins.engines.embedded.engine import Embedded
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
 from tests.core.tensorstore.processes import StoreProcess
+from tests.plugins.engines.embedded.forked import ForkedRank, TemplateForTests
 
 TOKEN = "a token for tests"
 HOST = "127.0.0.1"
@@ -103,18 +104,12 @@ def launch_of(
 
 
 class EngineProcesses:
-    """Every rank of an engine; killed at the end of the block."""
+    """Every rank of an engine, forked if there is a template; killed at the end of the block."""
 
-    def __init__(self, launch: EngineLaunch, engine: Embedded | None = None) -> None:
-        self.ranks: list[subprocess.Popen[str]] = []
-        for command in (engine or Embedded()).workers(launch):
-            process = subprocess.Popen(
-                command.argv,
-                env={**os.environ, **command.environment},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
+    def __init__(self, launch: EngineLaunch, template: TemplateForTests | None = None) -> None:
+        self.ranks: list[subprocess.Popen[str] | ForkedRank] = []
+        for command in Embedded().workers(launch):
+            process = template.start(command) if template else _start(command)
             self.ranks.append(process)
             assert process.stdin
             process.stdin.write(command.stdin)
@@ -155,6 +150,16 @@ class EngineProcesses:
             assert process.stdout
             process.stdin.close()
             process.stdout.close()
+
+
+def _start(command: WorkerCommand) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command.argv,
+        env={**os.environ, **command.environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 class Streams:

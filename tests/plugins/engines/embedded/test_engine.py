@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from attrs import evolve
 
@@ -16,6 +17,7 @@ from shuntserve_core.link import LinkClient
 from shuntserve_core.tensorstore import StoreClient
 from shuntserve_core.types.request import EngineRequest, SamplingParams
 from shuntserve_plugins.engines.embedded.engine import Embedded
+from tests.plugins.engines.embedded.forked import TemplateForTests
 from tests.plugins.engines.embedded.local import LocalEngine
 from tests.plugins.engines.embedded.processes import (
     EngineProcesses,
@@ -37,6 +39,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
 
 
 @pytest.fixture(scope="module")
+def template() -> Iterator[TemplateForTests]:
+    with TemplateForTests(Embedded()) as template:
+        yield template
+
+
+@pytest.fixture(scope="module")
 def expected(llama: Model) -> dict[str, list[int]]:
     engine = LocalEngine(llama, [(0, 4)], [1])
     long = request("long", max_tokens=150)
@@ -52,10 +60,16 @@ async def opened(engine: EngineProcesses) -> LinkClient:
     return link
 
 
+@pytest.mark.parametrize("forked", [True, False])
 async def test_processes_say_what_one_process_says(
-    llama: Model, stores: Stores, expected: dict[str, list[int]]
+    llama: Model,
+    stores: Stores,
+    template: TemplateForTests,
+    expected: dict[str, list[int]],
+    forked: bool,
 ) -> None:
-    with EngineProcesses(launch_of(llama, LAYERS, DEGREES, stores)) as engine:
+    launch = launch_of(llama, LAYERS, DEGREES, stores)
+    with EngineProcesses(launch, template if forked else None) as engine:
         link = await opened(engine)
         assert link.info.max_length == 256
         streams = Streams(link)
@@ -76,17 +90,18 @@ async def test_processes_say_what_one_process_says(
 
 
 async def test_the_next_engine_takes_over(
-    llama: Model, stores: Stores, expected: dict[str, list[int]]
+    llama: Model, stores: Stores, template: TemplateForTests, expected: dict[str, list[int]]
 ) -> None:
     """Concurrent initialization: nothing is read again, and the stream goes on where it was."""
     long = request("long", max_tokens=150)
-    with EngineProcesses(launch_of(llama, LAYERS, DEGREES, stores, engine_id="old")) as old:
+    launch = launch_of(llama, LAYERS, DEGREES, stores, engine_id="old")
+    with EngineProcesses(launch, template) as old:
         link = await opened(old)
         streams = Streams(link)
         with StoreClient(stores.sockets[0]) as store:
             before = store.stats()
             launch = launch_of(llama, LAYERS, DEGREES, stores, engine_id="new")
-            with EngineProcesses(launch) as new:
+            with EngineProcesses(launch, template) as new:
                 await asyncio.to_thread(new.wait_ready)
                 successor = await new.link()
                 await until(lambda: successor.state == STANDBY)
@@ -111,8 +126,10 @@ async def test_the_next_engine_takes_over(
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
-async def test_no_rank_outlives_another(llama: Model, stores: Stores, victim: int) -> None:
-    with EngineProcesses(launch_of(llama, LAYERS, DEGREES, stores)) as engine:
+async def test_no_rank_outlives_another(
+    llama: Model, stores: Stores, template: TemplateForTests, victim: int
+) -> None:
+    with EngineProcesses(launch_of(llama, LAYERS, DEGREES, stores), template) as engine:
         link = await opened(engine)
         streams = Streams(link)
         streams.submit(request("running", max_tokens=200))
@@ -123,8 +140,12 @@ async def test_no_rank_outlives_another(llama: Model, stores: Stores, victim: in
 
 
 @pytest.mark.parametrize("how", ["terminated", "input closed"])
-async def test_an_engine_ends_when_told(llama: Model, stores: Stores, how: str) -> None:
-    with EngineProcesses(launch_of(llama, [(0, 4)], [1], stores)) as engine:
+@pytest.mark.parametrize("forked", [True, False])
+async def test_an_engine_ends_when_told(
+    llama: Model, stores: Stores, template: TemplateForTests, how: str, forked: bool
+) -> None:
+    launch = launch_of(llama, [(0, 4)], [1], stores)
+    with EngineProcesses(launch, template if forked else None) as engine:
         await asyncio.to_thread(engine.wait_ready)
         rank = engine.ranks[0]
         if how == "terminated":
@@ -135,8 +156,10 @@ async def test_an_engine_ends_when_told(llama: Model, stores: Stores, how: str) 
         assert await asyncio.to_thread(rank.wait, 10) == 0
 
 
-async def test_wrong_requests_are_refused(llama: Model, stores: Stores) -> None:
-    with EngineProcesses(launch_of(llama, [(0, 4)], [1], stores)) as engine:
+async def test_wrong_requests_are_refused(
+    llama: Model, stores: Stores, template: TemplateForTests
+) -> None:
+    with EngineProcesses(launch_of(llama, [(0, 4)], [1], stores), template) as engine:
         link = await opened(engine)
         streams = Streams(link)
         sampling = SamplingParams(max_tokens=4)
@@ -152,6 +175,31 @@ async def test_wrong_requests_are_refused(llama: Model, stores: Stores) -> None:
             assert step.finish == "error"
             assert step.bad_request
             assert reason in step.error
+        link.close()
+
+
+async def test_a_second_engine_has_little_of_its_own(
+    llama: Model, stores: Stores, template: TemplateForTests
+) -> None:
+    """It shares what was imported; a process that imports torch has 150 MB of its own."""
+    launch = launch_of(llama, LAYERS, DEGREES, stores)
+    with EngineProcesses(launch, template) as engine:
+        await asyncio.to_thread(engine.wait_ready)
+        for rank in engine.ranks:
+            assert psutil.Process(rank.pid).memory_full_info().uss < 50 << 20
+
+
+async def test_a_killed_template_takes_no_engine_along(
+    llama: Model, stores: Stores, expected: dict[str, list[int]]
+) -> None:
+    with TemplateForTests(Embedded()) as template:
+        launch = launch_of(llama, LAYERS, DEGREES, stores)
+        engine = EngineProcesses(launch, template)
+    with engine:
+        link = await opened(engine)
+        streams = Streams(link)
+        streams.submit(variety(1)[0])
+        assert await streams.tokens(variety(1)[0].id) == expected[variety(1)[0].id]
         link.close()
 
 
