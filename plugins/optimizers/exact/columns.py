@@ -26,6 +26,12 @@ class Columns:
     pairs: dict[int, tuple[Ints, Floats]] = field(factory=dict)
     """Batches that each set can have and their bounds, for sets looked at more closely."""
 
+    probes: Ints = field(init=False)
+    """How often each set has been searched for a split."""
+
+    def __attrs_post_init__(self) -> None:
+        self.probes = np.zeros(len(self.bound), dtype=np.int64)
+
     @property
     def solved(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which are known exactly."""

@@ -20,12 +20,10 @@ from shuntserve_plugins.optimizers.exact.relax import pair_bounds, throughput_bo
 from shuntserve_plugins.optimizers.exact.splits import Splitter
 
 _TOLERANCE = 1e-9
-_PROBE = 0.92
-"""How far below its bound a set is searched at a time."""
+_PROBES = np.array([0.92, 0.7, 0.0])
+"""How far below its bound a set is searched, at the first, second and third time."""
 _AT_LEAST = 0.99
 """And how far at least: else bounds would creep towards the prices they set themselves."""
-_NEGLIGIBLE = 1e-3
-"""Share of the best set's bound below which a set is solved whatever it is worth."""
 _AT_ONCE = 120
 """Sets that are looked at more closely before the linear program is solved again."""
 
@@ -132,11 +130,10 @@ class Enumerated:
             self._pair(new[depths[new] == depth], int(depth))
         rows = np.array([row for row in rows if row in columns.pairs], dtype=int)
         needed = (columns.usage[rows] @ relaxed.prices - gap) / max(relaxed.weight, 1e-12)
-        threshold = np.maximum(needed - _TOLERANCE, _PROBE * columns.bound[rows])
+        probe = _PROBES[np.minimum(columns.probes[rows], len(_PROBES) - 1)]
+        threshold = np.maximum(needed - _TOLERANCE, probe * columns.bound[rows])
         threshold = np.minimum(threshold, _AT_LEAST * columns.bound[rows])
-        threshold[threshold < _NEGLIGIBLE * columns.bound.max()] = 0
-        hopeful = columns.bound[rows] > threshold
-        rows, threshold = rows[hopeful], threshold[hopeful]
+        columns.probes[rows] += 1
         solved = [
             self._split(rows[which], threshold[which], int(depth))
             for depth in np.unique(depths[rows])
