@@ -10,13 +10,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import cattrs
 import numpy as np
-from attrs import asdict, evolve, field, frozen
+from attrs import asdict, evolve, field, fields, frozen
 
 from shuntserve_core import __version__
 from shuntserve_core.config.loader import Config, load_config
-from shuntserve_core.errors import UserError
+from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.placement_json import placement_from_json, placement_to_json
 from shuntserve_core.simulator.files import read_profile
 from shuntserve_core.simulator.placing import place, spares_of
@@ -208,14 +207,18 @@ def _run(cell: Cell, placement: Placement) -> dict[str, Any]:
 
 
 def _recovery(cell: Cell) -> Recovery:
+    known = [attribute.name for attribute in fields(Recovery)]
+    for name in cell.recovery:
+        if name not in known:
+            raise UserError(
+                f'unknown option "{name}"',
+                where="experiment.recovery",
+                remedy=did_you_mean(name, known),
+            )
     try:
-        return cattrs.Converter(forbid_extra_keys=True).structure(
-            {**cell.recovery, "strategy": cell.strategy}, Recovery
-        )
-    except Exception as error:  # cattrs' own groups
-        raise UserError(
-            f"experiment {cell.experiment!r}: {error}", where="experiment.recovery"
-        ) from error
+        return Recovery(**{**cell.recovery, "strategy": cell.strategy})
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error), where="experiment.recovery") from error
 
 
 def requests_of(table: WorkloadTable, base: Path, config: Config) -> Requests:

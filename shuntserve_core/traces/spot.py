@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,11 +40,9 @@ def read_any_events(
     counts = dict(cluster.counts) if instance is None else {instance: cluster.counts[instance]}
     try:
         head = _beginning(file)
-        if head.startswith("[["):
-            return read_events(file)
         if head.startswith("{"):
             return skypilot_events(file, counts)
-        if head.startswith("[") and '"add"' in head:
+        if re.match(r"\[\s*\d", head):
             return spotserve_events(file, counts)
         if "InstanceType" in head.partition("\n")[0]:
             return spotlake_events(file, counts)
@@ -66,8 +65,9 @@ def _open(file: Path) -> Any:
 
 
 def _beginning(file: Path) -> str:
+    """Some of it, after comments."""
     with _open(file) as text:
-        return str(text.read(4096)).lstrip()
+        return "".join(line for line in text.read(4096).splitlines(True) if line[0] != "#").lstrip()
 
 
 @frozen
