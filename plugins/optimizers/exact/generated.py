@@ -162,7 +162,8 @@ class Generated:
         candidates.sort(reverse=True)
         added = 0
         for most, number, index in candidates:
-            if not most > 0 or added == _PER_ROUND or time.monotonic() > self.deadline:
+            over = not most > 0 or time.monotonic() > self.deadline
+            if added == _PER_ROUND or (over and len(self.columns.bound)):
                 break
             added += self._add_from(self.grid[number], index, of_kinds)
         return added

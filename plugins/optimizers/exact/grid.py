@@ -84,11 +84,13 @@ class Grid:
         cheapest = ratio.min(axis=(1, 2)).astype(np.float64)
         low = 0.3 * np.where(np.isfinite(cheapest), cheapest, 0.0) + 1e-12
         high = np.full(len(caps), 2 * float(prices.max(initial=0)) + 1e-9)
-        best = np.where(usable.any(axis=2).min(axis=1), 0.0, np.inf)
+        needed = [position for position, count in enumerate(times) if count]
+        best = np.where(usable[:, needed].any(axis=2).min(axis=1), 0.0, np.inf)
         for _ in range(_HALVINGS):
             multiplier = np.sqrt(low * high)
             value, layers = multiplier * self.layers, np.zeros(len(caps))
-            for position, count in enumerate(times):
+            for position in needed:
+                count = times[position]
                 reduced = (
                     priced[:, position] - multiplier.astype(np.float32)[:, None] * held[:, position]
                 )
