@@ -72,7 +72,7 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--out", metavar="DIR", help="Write summary, requests, timeline and notes there.")
 @json_option
 @click.pass_context
-def simulate(ctx: click.Context, config_file: str, as_json: bool, **options: Any) -> None:
+def simulate(ctx: click.Context, /, config_file: str, as_json: bool, **options: Any) -> None:
     """Predict what CONFIG does with a workload: throughput, latencies, cost.
 
     With --events, nodes come and go, and the strategy decides what becomes of the requests.

@@ -17,7 +17,7 @@ Run = Mapping[str, Any]
 
 COLORS = ("#2f6db0", "#d9822b", "#3f9b6b", "#b5476b", "#7a5ea8", "#8a7a55", "#4aa3b5", "#777777")
 INK, FAINT = "#30363d", "#8b949e"
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": INK,
@@ -114,9 +114,17 @@ def _inside(axes: Axes, bars: Any, labels: Sequence[str]) -> None:
     """Figures at the ends of bars, where marks beside the bars do not cover them."""
     for bar, label in zip(bars, labels, strict=True):
         place = (bar.get_width(), bar.get_y() + bar.get_height() / 2)
-        style = {"color": "white", "fontsize": 9, "fontweight": "bold"}
-        offset = {"xytext": (-5, 0), "textcoords": "offset points"}
-        axes.annotate(label, place, ha="right", va="center_baseline", **offset, **style)
+        axes.annotate(
+            label,
+            place,
+            xytext=(-5, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center_baseline",
+            color="white",
+            fontsize=9,
+            fontweight="bold",
+        )
 
 
 def _cost(runs: Sequence[Run], colors: Mapping[str, str]) -> Figure:

@@ -103,8 +103,8 @@ def _table(runs: Sequence[Run], measured: Mapping[str, float]) -> str:
     rows = []
     for run in runs:
         if run["error"]:
-            cells = f'<td>{escape(run["label"])}</td><td class="error" colspan="{len(heads) - 1}">'
-            rows.append(f"<tr>{cells}{escape(run['error'])}</td></tr>")
+            wide = f'<td class="error" colspan="{len(heads) - 1}">{escape(run["error"])}</td>'
+            rows.append(f"<tr><td>{escape(run['label'])}</td>{wide}</tr>")
             continue
         cells = _cells(run, measured, known=known, first=first if relative else None)
         best = ' class="best"' if run["summary"]["requests_per_second"] == top else ""

@@ -141,7 +141,7 @@ def read_study(file: Path) -> Study:
 
 
 def _check(study: Study, mistakes: Mistakes) -> None:
-    known = {
+    known: dict[str, Iterable[str]] = {
         "workloads": [table.name for table in study.workload],
         "events": [table.name for table in study.events],
         "strategies": STRATEGIES,

@@ -16,7 +16,7 @@ def gamma_arrivals(count: int, rate: float, variation: float, rng: np.random.Gen
     """
     mean = 1 / rate
     if variation == 0:
-        return np.arange(count) * mean
+        return np.arange(count, dtype=np.float64) * mean
     shape = 1 / variation**2
     arrivals: Floats = np.cumsum(rng.gamma(shape, mean / shape, count))
     return arrivals
