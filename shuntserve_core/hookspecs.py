@@ -111,3 +111,9 @@ def shuntserve_register_frontdoors() -> Iterable[Provider]:
 def shuntserve_register_launchers() -> Iterable[Provider]:
     """Ways to bring node agents to life: `interfaces.launcher.Launcher`."""
     raise AssertionError
+
+
+@hookspec
+def shuntserve_register_checks() -> Iterable[Provider]:
+    """What `shuntserve doctor` looks at on a machine: `interfaces.check.Check`."""
+    raise AssertionError

@@ -18,3 +18,11 @@ def shuntserve_register_engines() -> Iterable[Provider]:
         "embedded", f"{here}.embedded.engine:Embedded", "Small PyTorch engine for the CPU"
     )
     yield Provider("vllm", f"{here}.vllm.engine:Vllm", "vLLM on GPUs, with a degree for each stage")
+
+
+@hookimpl
+def shuntserve_register_checks() -> Iterable[Provider]:
+    """Whether engines would run."""
+    here = "shuntserve_plugins.engines"
+    yield Provider("gpu", f"{here}.vllm.doctor:Gpus", "Driver, CUDA, memory of each GPU")
+    yield Provider("vllm", f"{here}.vllm.doctor:VllmInstalled", "vLLM's version and its insides")

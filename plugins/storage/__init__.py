@@ -22,3 +22,10 @@ def shuntserve_register_weight_stores() -> Iterable[Provider]:
             "S3 and what speaks its protocol: s3://bucket/prefix?endpoint=URL",
         ),
     ]
+
+
+@hookimpl
+def shuntserve_register_checks() -> Iterable[Provider]:
+    """Whether weights can be read."""
+    here = "shuntserve_plugins.storage"
+    yield Provider("weights", f"{here}.doctor:Weights", "Whether the weight store answers")

@@ -29,6 +29,7 @@ COMMANDS = {
     "restore": _Command("shuntserve_core.cli.interrupt:restore", "Give a node back."),
     "bench": _Command("shuntserve_core.cli.bench:bench", "Load an endpoint and measure it."),
     "weights": _Command("shuntserve_core.cli.weights:weights", "Cut, store and check weights."),
+    "doctor": _Command("shuntserve_core.cli.doctor:doctor", "Check this machine."),
     "check": _Command("shuntserve_core.cli.check:check", "Check a configuration."),
     "schema": _Command("shuntserve_core.cli.schema:schema", "Print the configuration's schema."),
     "plugins": _Command("shuntserve_core.cli.plugins:plugins", "Show what is installed."),

@@ -42,6 +42,7 @@ class Vllm:
     max_batched_tokens: int = field(default=2048, validator=ge(32))
     """Prompt and output tokens in one step."""
     prefix_caching: bool = True
+    """Keep the keys and values of prompts that others may share."""
     enforce_eager: bool = True
     """Without compilation and CUDA graphs: ready sooner, and somewhat slower on GPUs."""
     weights: str = field(default="lend", validator=in_(("lend", "copy")))

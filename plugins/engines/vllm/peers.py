@@ -20,10 +20,30 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, wait
 from typing import Any
 
+from attrs import define
+
 CALLS, LIFE = "calls", "life"
 _CONNECT_SECONDS = 120.0
 _RETRY_SECONDS = 0.05
 _BEAT_SECONDS = 0.25
+_STARTING_SECONDS = 120.0
+
+
+@define
+class Silence:
+    """How long the other side may say nothing.
+
+    Libraries that are being imported can keep every thread of a process quiet, so that what a
+    serving rank is granted comes into force when it has started.  Processes that end are noticed
+    at once in any case.
+    """
+
+    serving: float
+    seconds: float = _STARTING_SECONDS
+
+    def started(self) -> None:
+        """From now on it is as for a rank that serves."""
+        self.seconds = self.serving
 
 
 class RankError(Exception):
@@ -43,7 +63,7 @@ class Hub:
         self._numbers = 0
         self._lock = threading.Lock()
 
-    def accept(self, silence: float) -> None:
+    def accept(self, silence: Silence) -> None:
         """Wait for every rank, and watch them from then on; a stranger is ignored."""
         while len(self._calls) < self._count or len(self._lives) < self._count:
             try:
@@ -96,7 +116,7 @@ class Hub:
 class Spoke:
     """The side of every other rank."""
 
-    def __init__(self, address: str, token: str, rank: int, silence: float) -> None:
+    def __init__(self, address: str, token: str, rank: int, silence: Silence) -> None:
         host, _, port = address.rpartition(":")
         self._calls = _connect((host, int(port)), token)
         self._calls.send((rank, CALLS))
@@ -118,7 +138,7 @@ class Spoke:
                         self._calls.send((number, result, None))
 
 
-def keep_alive(connection: Connection, silence: float) -> None:
+def keep_alive(connection: Connection, silence: Silence) -> None:
     """Say that this process lives, and end it when the other side says so no longer."""
 
     def beat() -> None:
@@ -127,9 +147,9 @@ def keep_alive(connection: Connection, silence: float) -> None:
             time.sleep(_BEAT_SECONDS)
 
     def listen() -> None:
-        while connection.poll(silence):
+        while connection.poll(silence.seconds):
             connection.recv_bytes()
-        raise TimeoutError(f"nothing heard for {silence:.0f} s")
+        raise TimeoutError(f"nothing heard for {silence.seconds:.0f} s")
 
     _tune(connection)
     _or_end(beat)

@@ -14,7 +14,7 @@ import threading
 import cattrs
 
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
-from shuntserve_plugins.engines.vllm.peers import Hub, Spoke
+from shuntserve_plugins.engines.vllm.peers import Hub, Silence, Spoke
 
 # Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
 
@@ -54,11 +54,13 @@ def _lead(spec: WorkerSpec, report: Reports) -> None:
     server = TokenServer(launch, spec.options)
     report(event="listening", address=server.start())
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
-    hub.accept(spec.options.silence_seconds)
+    silence = Silence(spec.options.silence_seconds)
+    hub.accept(silence)
 
     from shuntserve_plugins.engines.vllm.driver import Driver
 
     driver = Driver(spec, hub, server)
+    silence.started()
     report(event="ready", weights=driver.weights[0])
     driver.run()
 
@@ -66,7 +68,8 @@ def _lead(spec: WorkerSpec, report: Reports) -> None:
 def _follow(spec: WorkerSpec, report: Reports) -> None:
     """Any other rank: does as rank 0 says."""
     launch = spec.launch
-    spoke = Spoke(launch.rendezvous, launch.link_token, spec.rank, spec.options.silence_seconds)
+    silence = Silence(spec.options.silence_seconds)
+    spoke = Spoke(launch.rendezvous, launch.link_token, spec.rank, silence)
 
     from shuntserve_plugins.engines.vllm.rank import PREPARE, Rank
 
@@ -75,6 +78,7 @@ def _follow(spec: WorkerSpec, report: Reports) -> None:
     def run(method: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         result = rank.run(method, args, kwargs)
         if method == PREPARE:
+            silence.started()
             report(event="ready", weights=result)
         return result
 
