@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,7 +53,7 @@ def test_people_read_what_to_do() -> None:
 
 
 def test_a_check_that_fails_is_reported_by_name() -> None:
-    plugin = SimpleNamespace(shuntserve_register_checks=shuntserve_register_checks)
+    plugin = sys.modules[__name__]
     registry = Registry(disabled=["bundled-clouds"], extra={"mine": plugin})
     found = {one.check: one for one in examine(registry)}
     assert not found["broken"].sound

@@ -36,6 +36,7 @@ async def test_the_next_engine_takes_over_and_ends_when_a_rank_does(
 ) -> None:
     """Nothing is read again, the stream goes on where it was, and a silent rank is a dead one."""
     with Stores(tmp_path, 2) as stores, StoreClient(stores.sockets[1]) as store:
+        launch = launch_of(llama, LAYERS, DEGREES, stores, engine_id="old")
         async with serving(launch_of(llama, LAYERS, DEGREES, stores, engine_id="old")) as (
             old,
             link,
