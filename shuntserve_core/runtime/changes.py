@@ -129,6 +129,7 @@ async def retire(cluster: RunningCluster, run: PipelineRun, reason: str) -> None
         await run.gone.wait()
         return
     run.machine.to(PipelineState.DRAINING, reason)
+    cluster.note("requests move", pipeline=run.name, reason=reason)
     cluster.dispatcher.migrate(run.name)
     cluster.dispatcher.remove_pipeline(run.name)
     await run.stop(reason)

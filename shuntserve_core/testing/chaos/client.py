@@ -45,9 +45,12 @@ class Answer:
         )
 
 
-async def ask(session: aiohttp.ClientSession, url: str, asked: Asked) -> Answer:
-    """Send a request and read its stream to the end."""
-    answer = Answer(asked, started=time.time())
+async def ask(
+    session: aiohttp.ClientSession, url: str, asked: Asked, answer: Answer | None = None
+) -> Answer:
+    """Send a request and read its stream to the end; `answer` is filled as it comes."""
+    answer = answer or Answer(asked)
+    answer.started = time.time()
     try:
         async with session.post(url + asked.path, json=dict(asked.body)) as response:
             if response.status != 200:

@@ -49,6 +49,27 @@ class Served:
             response.raise_for_status()
             return await response.json()
 
+    async def workers(self, engine_id: str) -> dict[int, int]:
+        """Process ids of an engine's workers, by their first rank."""
+        found: dict[int, int] = {}
+        for file in self.state_dir.glob("nodes/*/agent.json"):
+            agent = json.loads(file.read_text())
+            headers = {"Authorization": f"Bearer {agent['token']}"}
+            async with self.session.get(f"{agent['url']}/v1/node", headers=headers) as response:
+                engines = (await response.json())["engines"]
+            for engine in engines:
+                if engine["engine_id"] == engine_id:
+                    for ranks, pid in zip(engine["ranks"], engine["pids"], strict=True):
+                        found[ranks[0]] = pid
+        return found
+
+    def agent_pid(self, node: str) -> int:
+        """Process id of a node's agent."""
+        for file in self.state_dir.glob("nodes/*/agent.json"):
+            if (file.parent / "name").read_text() == node:
+                return int(json.loads(file.read_text())["pid"])
+        raise LookupError(node)
+
     def processes(self) -> list[psutil.Process]:
         """The control plane and all that belongs to its nodes."""
         found = [psutil.Process(self.process.pid)] if self.process.returncode is None else []

@@ -1,0 +1,159 @@
+"""The gap that clients see when their pipeline goes, through the real front door.
+
+    python benchmarks/stall.py [CONFIG] [--events 10] [--kinds planned,rank0,rank,agent] [--json]
+
+Serves CONFIG (by default a small cluster with simulated engines: 10 ms to the first token, 5 ms
+between tokens), keeps streams running, and has a pipeline replaced after a notice, or kills the
+process of its first rank, of another rank, or the agent of its first node.
+
+The stall of an event is the longest gap, over all streams, that began before the event or at most
+0.1 s after it.  The ordinary gap is the median of all gaps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from common import Load, simulated_config
+
+from shuntserve_core.testing.chaos.__main__ import own_config
+from shuntserve_core.testing.chaos.cluster import Served, serving
+from shuntserve_core.testing.chaos.disturbances import settled
+
+KINDS = ("planned", "rank0", "rank", "agent")
+BEGAN_AFTER = 0.1
+
+
+def stall(load: Load, at: float) -> float:
+    """Longest gap of a stream around that time."""
+    around = [
+        gap
+        for answer in load.answers
+        for when, gap in answer.gaps
+        if when > at and when - gap < at + BEGAN_AFTER
+    ]
+    return max(around, default=0.0)
+
+
+async def happen(served: Served, kind: str) -> float:
+    """Have it happen to a busy pipeline; the time at which it did."""
+    run = await busy(served, several=kind == "rank")
+    node = run["stages"][0]["node"]
+    if kind == "planned":
+        await served.tell(node, "notice", 300.0)
+        at = await moved(served, run["name"])
+        await served.tell(node, "withdrawn")
+        return at
+    if kind == "agent":
+        victim = served.agent_pid(node)
+    else:
+        workers = await served.workers(run["engine_id"])
+        victim = workers[0] if kind == "rank0" else random.choice([*workers.values()][1:])
+    at = time.time()
+    os.kill(victim, signal.SIGKILL)
+    if kind == "agent":
+        await asyncio.sleep(2.0)
+        await served.tell(node, "restored")
+    return at
+
+
+async def busy(served: Served, *, several: bool) -> dict[str, Any]:
+    """A pipeline that has requests, and several workers if need be."""
+    while True:
+        for run in (await served.status())["pipelines"]:
+            enough = not several or len(await served.workers(run["engine_id"])) > 1
+            if run["state"] == "serving" and run["running"] and enough:
+                return dict(run)
+        await asyncio.sleep(0.1)
+
+
+async def has_ranks(served: Served) -> bool:
+    """Whether any engine has more than one process."""
+    runs = (await served.status())["pipelines"]
+    return any([len(await served.workers(run["engine_id"])) > 1 for run in runs])
+
+
+async def moved(served: Served, name: str) -> float:
+    while True:
+        for line in (await served.status())["history"]:
+            if line["what"] == "requests move" and line["pipeline"] == name:
+                return float(line["time"])
+        await asyncio.sleep(0.2)
+
+
+async def measure(served: Served, options: argparse.Namespace) -> dict[str, Any]:
+    load = await Load.on(served, options.tokens)
+    streams = load.start(options.streams)
+    report: dict[str, Any] = {}
+    for kind in options.kinds.split(","):
+        if kind == "rank" and not await has_ranks(served):
+            continue
+        stalls = []
+        for _ in range(options.events):
+            await settled(served, 300.0)
+            at = await happen(served, kind)
+            await asyncio.sleep(options.after)
+            stalls.append(stall(load, at))
+        report[kind] = {"events": len(stalls), "stalls_ms": [1e3 * stall for stall in stalls]}
+    failed = await load.end(streams)
+    gaps = [gap for answer in load.answers for _, gap in answer.gaps]
+    return {
+        "ordinary_gap_ms": 1e3 * statistics.median(gaps),
+        "streams_failed": failed,
+        "kinds": report,
+        "durations": (await served.status())["requests"]["durations"]["stall"],
+    }
+
+
+@asynccontextmanager
+async def cluster(config: Path | None) -> AsyncIterator[Served]:
+    with tempfile.TemporaryDirectory(prefix="stall-") as scratch:
+        directory = Path(scratch)
+        own = simulated_config(directory) if config is None else own_config(config, directory)
+        async with serving(own, directory / "state", directory / "serve.log") as served:
+            yield served
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    async with cluster(options.config) as served:
+        return await measure(served, options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("config", type=Path, nargs="?")
+    parser.add_argument("--events", type=int, default=10)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--after", type=float, default=1.0, help="seconds to watch after an event")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    report = asyncio.run(run(options))
+    if options.json:
+        print(json.dumps(report, indent=2))
+        return
+    print(f"ordinary gap {report['ordinary_gap_ms']:.1f} ms, load {os.getloadavg()[0]:.1f}")
+    for kind, row in report["kinds"].items():
+        stalls = row["stalls_ms"]
+        print(
+            f"{kind:8} {row['events']} events: stall median {statistics.median(stalls):.1f} ms, "
+            f"worst {max(stalls):.1f} ms"
+        )
+    print(f"streams failed: {report['streams_failed']}")
+
+
+if __name__ == "__main__":
+    main()
