@@ -148,9 +148,9 @@ def _check(study: Study, mistakes: Mistakes) -> None:
     }
     if names := [name for table in study.placement for name in placement_names(table)]:
         known["placements"] = names
-    for key, names in known.items():
+    for key, allowed in known.items():
         for index, experiment in enumerate(study.experiment):
-            _check_names(f"experiment[{index}].{key}", getattr(experiment, key), names, mistakes)
+            _check_names(f"experiment[{index}].{key}", getattr(experiment, key), allowed, mistakes)
     for index, table in enumerate(study.workload):
         if table.trace is None and table.rate is None:
             mistakes.add(f"workload[{index}]", "neither trace nor rate", "give one of them")

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += sorted((ROOT / "examples").rglob("README.md"))
 PAGES = [page for page in PAGES if "generated" not in page.parts and "_build" not in page.parts]
 BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-QUICK = ("plan", "check", "estimate", "compare", "schema", "plugins", "layer")
+QUICK = ("plan", "check", "estimate", "compare", "schema", "plugins", "layer", "simulate")
 """Commands that are run here; those that serve or move weights have tests of their own."""
 
 
