@@ -9,6 +9,7 @@ Elementwise operations on whole vectors are exact whatever their shape.
 from __future__ import annotations
 
 import math
+import mmap
 
 import torch
 from torch import Tensor
@@ -31,7 +32,13 @@ class Scratch:
     """
 
     def __init__(self, elements: int) -> None:
-        self._memory = torch.empty(elements)
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._pages = mmap.mmap(-1, elements * torch.float32.itemsize, flags=private)
+        self._memory = torch.frombuffer(self._pages, dtype=torch.float32)
+
+    def release(self) -> None:
+        """Take no memory until the next use."""
+        self._pages.madvise(mmap.MADV_DONTNEED)
 
     def rows(self, parts: list[Tensor], total: int | None = None) -> Tensor:
         """The parts under one another, as one contiguous float32 matrix.

@@ -77,6 +77,7 @@ class Rank:
         hidden = self.stage.forward(hidden, batch, cache)
         if self.stage.last:
             self.stage.logits(hidden, batch)
+        self.stage.scratch.release()  # while it stands by, beside another engine
 
 
 def cache_of(stage: Stage, blocks: int, memory: Tensor | None = None) -> KvCache:

@@ -60,7 +60,7 @@ class Stage:
     ) -> None:
         self.geometry, self.layers, self._group = geometry, layers, group
         self._shards = geometry.shards // group.size
-        scratch = Scratch(scratch_elements(geometry))
+        self.scratch = scratch = Scratch(scratch_elements(geometry))
         self._layers = [LayerWeights(tensors, layer, self._shards, scratch) for layer in layers]
         self._rotation = Rotation(geometry.rope, geometry.head_dim, max_length)
         self.first, self.last = layers.start == 0, layers.stop == geometry.layers
