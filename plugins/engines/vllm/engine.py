@@ -12,7 +12,7 @@ from attrs import field, frozen
 from attrs.validators import ge, in_
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.interfaces.engine import EngineLaunch, WorkerCommand
+from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerCommand
 from shuntserve_core.types.dtypes import dtype_bytes
 
 VERSION = "0.32.0"
@@ -57,6 +57,26 @@ class Vllm:
     needs_weights: bool = field(default=True, init=False)
     features: frozenset[str] = field(default=FEATURES, init=False)
 
+    @property
+    def template(self) -> Template:
+        """Imports vLLM once for all ranks of a node."""
+        environment = {
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_PLUGINS": "",
+            "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+            # Resumption and the hand-off between stages are written for this runner.
+            "VLLM_USE_V2_MODEL_RUNNER": "0",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(self.threads),
+            **({"TORCH_COMPILE_DISABLE": "1"} if self.enforce_eager else {}),
+            **self.environment,
+        }
+        return Template("shuntserve_plugins.engines.vllm.template", environment)
+
     def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
         """One process a rank.  Raises `UserError` for what vLLM cannot run, with the reason."""
         check(launch, self.block_size)
@@ -67,27 +87,16 @@ class Vllm:
         return WorkerCommand(
             node=launch.ranks[rank].node,
             argv=(sys.executable, "-m", "shuntserve_plugins.engines.vllm.worker"),
-            environment={**self._environment(launch, rank), **self.environment},
+            environment={**self.template.environment, **self._environment(launch, rank)},
             stdin=json.dumps(cattrs.unstructure(spec)) + "\n",
             ranks=(rank,),
+            template=self.template,
         )
 
     def _environment(self, launch: EngineLaunch, rank: int) -> dict[str, str]:
         return {
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "VLLM_PLUGINS": "",
-            "VLLM_LOGGING_STREAM": "ext://sys.stderr",
             "VLLM_HOST_IP": launch.ranks[rank].host,
             "VLLM_PP_LAYER_PARTITION": ",".join(str(stop - start) for start, stop in launch.layers),
-            # Resumption and the hand-off between stages are written for this runner.
-            "VLLM_USE_V2_MODEL_RUNNER": "0",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(self.threads),
-            **({"TORCH_COMPILE_DISABLE": "1"} if self.enforce_eager else {}),
         }
 
 

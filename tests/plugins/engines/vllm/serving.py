@@ -16,6 +16,7 @@ from shuntserve_core.link.connection import LinkPolicy
 from shuntserve_core.testing.engines import generate
 from shuntserve_core.types.request import EngineRequest, SamplingParams, StepOutput
 from shuntserve_plugins.engines.vllm.engine import Vllm
+from tests.plugins.engines.embedded.forked import TemplateForTests
 from tests.plugins.engines.embedded.models import greedy_of
 from tests.plugins.engines.embedded.processes import TOKEN, EngineProcesses
 from tests.plugins.engines.vllm.models import StoredModel
@@ -24,12 +25,27 @@ from tests.plugins.engines.vllm.models import StoredModel
 PATIENT = LinkPolicy(missed=100)
 
 
+class Forked(EngineProcesses):
+    """Every rank of an engine, forked from a template that has imported vLLM."""
+
+    def __init__(
+        self, launch: EngineLaunch, template: TemplateForTests, options: Vllm | None = None
+    ) -> None:
+        self.ranks = []
+        for command in (options or Vllm()).workers(launch):
+            process = template.start(command)
+            self.ranks.append(process)
+            process.stdin.write(command.stdin)
+            process.stdin.flush()
+        self.address = self.event(0, "listening")["address"]
+
+
 @asynccontextmanager
 async def serving(
-    launch: EngineLaunch, options: Vllm | None = None
-) -> AsyncIterator[tuple[EngineProcesses, LinkClient]]:
+    launch: EngineLaunch, template: TemplateForTests, options: Vllm | None = None
+) -> AsyncIterator[tuple[Forked, LinkClient]]:
     """The engine, active, and a link to it."""
-    with EngineProcesses(launch, options or Vllm()) as engine:
+    with Forked(launch, template, options) as engine:
         await asyncio.to_thread(engine.wait_ready)
         link = await LinkClient.connect(engine.address, TOKEN, policy=PATIENT)
         try:

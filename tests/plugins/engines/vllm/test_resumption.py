@@ -12,6 +12,7 @@ from attrs import evolve
 from shuntserve_core.link import LinkClient
 from shuntserve_core.types.request import EngineRequest, SamplingParams, StepOutput
 from shuntserve_plugins.engines.vllm.engine import Vllm
+from tests.plugins.engines.embedded.forked import TemplateForTests
 from tests.plugins.engines.embedded.processes import Stores
 from tests.plugins.engines.vllm.models import StoredModel, launch_of
 from tests.plugins.engines.vllm.serving import serving, together
@@ -53,11 +54,11 @@ WAYS: Mapping[str, dict[str, Any]] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def link(
-    llama: StoredModel, tmp_path_factory: pytest.TempPathFactory
+    llama: StoredModel, template: TemplateForTests, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[LinkClient]:
     with Stores(tmp_path_factory.mktemp("stores"), 1) as stores:
         launch = launch_of(llama, [(0, 8)], [1], stores)
-        async with serving(launch, Vllm(max_batched_tokens=64)) as (_, link):
+        async with serving(launch, template, Vllm(max_batched_tokens=64)) as (_, link):
             yield link
 
 

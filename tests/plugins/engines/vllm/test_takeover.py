@@ -15,15 +15,15 @@ from shuntserve_core.link import LinkClient
 from shuntserve_core.tensorstore import StoreClient
 from shuntserve_core.types.request import EngineRequest, SamplingParams
 from shuntserve_plugins.engines.vllm.engine import Vllm
+from tests.plugins.engines.embedded.forked import TemplateForTests
 from tests.plugins.engines.embedded.processes import (
     TOKEN,
-    EngineProcesses,
     Stores,
     Streams,
     until,
 )
 from tests.plugins.engines.vllm.models import StoredModel, launch_of
-from tests.plugins.engines.vllm.serving import PATIENT, reference, serving
+from tests.plugins.engines.vllm.serving import PATIENT, Forked, reference, serving
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -32,18 +32,15 @@ LONG = EngineRequest("long", (3, 1, 4, 1, 5), SamplingParams(max_tokens=400, tem
 
 
 async def test_the_next_engine_takes_over_and_ends_when_a_rank_does(
-    llama: StoredModel, tmp_path: Path
+    llama: StoredModel, template: TemplateForTests, tmp_path: Path
 ) -> None:
     """Nothing is read again, the stream goes on where it was, and a silent rank is a dead one."""
     with Stores(tmp_path, 2) as stores, StoreClient(stores.sockets[1]) as store:
         launch = launch_of(llama, LAYERS, DEGREES, stores, engine_id="old")
-        async with serving(launch_of(llama, LAYERS, DEGREES, stores, engine_id="old")) as (
-            old,
-            link,
-        ):
+        async with serving(launch, template) as (old, link):
             before = store.stats()
             successor = launch_of(llama, LAYERS, DEGREES, stores, engine_id="new")
-            with EngineProcesses(successor, Vllm(silence_seconds=2.0)) as new:
+            with Forked(successor, template, Vllm(silence_seconds=2.0)) as new:
                 await asyncio.to_thread(new.wait_ready)
                 next_link = await LinkClient.connect(new.address, TOKEN, policy=PATIENT)
                 await until(lambda: next_link.state == STANDBY)
