@@ -36,7 +36,7 @@ async def one(strategy: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="strategies-") as scratch:
         directory = Path(scratch)
         if options.config is None:
-            own = simulated_config(directory, start=4.0, tpot=0.02, strategy=strategy)
+            own = simulated_config(directory, nodes=3, start=4.0, tpot=0.02, strategy=strategy)
         else:
             own = own_config(options.config, directory, strategy=strategy)
         async with serving(own, directory / "state", directory / "serve.log") as served:
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("config", type=Path, nargs="?")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the trace")
     parser.add_argument("--notice", type=float, default=12.0)
-    parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--streams", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
