@@ -169,7 +169,6 @@ class SimulatedCluster:
             if run.live and node.name in run.nodes:
                 run.engine.open = False  # its steps never end
                 self._engine.at(self._engine.now + detected, self._fail, run)
-        self._wake()
 
     # What runs
 
@@ -202,33 +201,21 @@ class SimulatedCluster:
         usable = [node.free for node in self.nodes.values() if node.usable]
         free = planner.without_gpus(usable, used)
         gone = {node.name for node in self.nodes.values() if not node.usable}
-        plans = self._successors({run.name: run.plan for run in orphans}, gone, free)
-        if not plans:
-            self._note("no replacement fits", pipelines=[run.name for run in orphans])
-            for run in orphans:
-                # With other shapes to choose from, what is gone is forgotten and capacity that
-                # comes back is placed anew; without, it waits for its own nodes.
-                run.replaced = self._recovery.replan and not run.live
-            return
-        for run in orphans:
-            run.replaced = True
-        self._begin(plans, orphans, needed=True)
-
-    def _successors(
-        self, doomed: dict[str, Pipeline], gone: set[str], free: list[planner.FreeNode]
-    ) -> tuple[Pipeline, ...]:
         if self._recovery.replan:
-            return planner.successors(self._config, doomed, gone, free, self._holdings())
-        kept = []
-        for plan in doomed.values():
-            same = planner.replace_nodes(
-                plan, gone, [n for n in free if n.name not in planner.nodes_of(plan)]
-            )
-            if same is None:
-                return ()
-            kept.append(same)
-            free = planner.without_gpus(free, planner.gpus_of(same))
-        return tuple(kept)
+            doomed = {run.name: run.plan for run in orphans}
+            plans = planner.successors(self._config, doomed, gone, free, self._holdings())
+            left = [] if plans else orphans
+        else:
+            plans, left = _same_shapes(orphans, gone, free)
+        if left:
+            self._note("no replacement fits", pipelines=[run.name for run in left])
+        for run in orphans:
+            # With other shapes to choose from, what is gone is forgotten and capacity that comes
+            # back is placed anew; without, it waits for nodes of its own types.
+            forgotten = self._recovery.replan and not run.live
+            run.replaced = run not in left or forgotten
+        if plans:
+            self._begin(plans, [run for run in orphans if run not in left], needed=True)
 
     def _improve(self) -> None:
         self._capacity_came = False
@@ -355,3 +342,19 @@ class SimulatedCluster:
 
     def _note(self, what: str, **facts: Any) -> None:
         self.notes.append(Note(self._engine.now, what, facts))
+
+
+def _same_shapes(
+    orphans: Sequence[SimulatedRun], gone: set[str], free: list[planner.FreeNode]
+) -> tuple[tuple[Pipeline, ...], list[SimulatedRun]]:
+    """Each pipeline with other nodes of the same types; and those for which there are none."""
+    plans, left = [], []
+    for run in orphans:
+        spare = [node for node in free if node.name not in run.nodes]
+        same = planner.replace_nodes(run.plan, gone, spare)
+        if same is None:
+            left.append(run)
+        else:
+            plans.append(same)
+            free = planner.without_gpus(free, planner.gpus_of(same))
+    return tuple(plans), left

@@ -175,3 +175,16 @@ def test_a_request_that_fits_nowhere_is_refused(config: Config, placement: Place
     )
     with pytest.raises(UserError, match="fits no pipeline"):
         simulate(config, small, requests(), Setting())
+
+
+def test_without_other_shapes_each_pipeline_waits_for_its_own_nodes(
+    config: Config, placement: Placement
+) -> None:
+    """One spare for two: the first goes on there, the second when a node comes back."""
+    events = [TraceEvent(5.0, f"one#{i}", "notice", 10.0) for i in range(2)]
+    events.append(TraceEvent(30.0, "one#0", "restored"))
+    setting = Setting(recovery=evolve(QUICK, replan=False), events=tuple(events), spares=("one#3",))
+    result = simulate(config, placement, requests(), setting)
+    assert [p["nodes"] for p in result.pipelines[3:]] == [["one#3"], ["one#0"]]
+    assert result.pipelines[4]["from"] > 35.0
+    assert result.summary()["finished"] == 1200
