@@ -35,7 +35,7 @@ async def test_the_next_engine_takes_over_and_ends_when_a_rank_does(
     llama: StoredModel, template: TemplateForTests, tmp_path: Path
 ) -> None:
     """Nothing is read again, the stream goes on where it was, and a silent rank is a dead one."""
-    with Stores(tmp_path, 2) as stores, StoreClient(stores.sockets[1]) as store:
+    with Stores(tmp_path, 2) as stores, StoreClient(stores.sockets[0]) as store:
         launch = launch_of(llama, LAYERS, DEGREES, stores, engine_id="old")
         async with serving(launch, template) as (old, link):
             before = store.stats()
@@ -45,7 +45,7 @@ async def test_the_next_engine_takes_over_and_ends_when_a_rank_does(
                 next_link = await LinkClient.connect(new.address, TOKEN, policy=PATIENT)
                 await until(lambda: next_link.state == STANDBY)
                 activating = asyncio.create_task(next_link.activate())
-                await until(lambda: bool(StoreClient(stores.sockets[0]).stats().waiting))
+                await until(lambda: bool(store.stats().waiting))
                 assert store.stats().bytes_read == before.bytes_read
                 streams = Streams(link)
                 streams.submit(LONG)
