@@ -13,11 +13,17 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from shuntserve_core.tensorstore import StoreClient
+import psutil
+
+from shuntserve_core.interfaces.engine import EngineLaunch
+from shuntserve_core.tensorstore import StoreClient, StoreStats
 from shuntserve_core.types.request import EngineRequest, SamplingParams
+from shuntserve_plugins.engines.embedded.engine import Embedded
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
+from tests.plugins.engines.embedded.forked import TemplateForTests
 from tests.plugins.engines.embedded.processes import (
     EngineProcesses,
     Model,
@@ -34,6 +40,7 @@ def main() -> None:
     parser.add_argument("model_dir", type=Path)
     parser.add_argument("weights", type=Path)
     parser.add_argument("name")
+    parser.add_argument("--no-speed", action="store_true", help="measure second engines only")
     options = parser.parse_args()
     model = Model(options.model_dir, options.weights, options.name)
     layers = read_geometry(model.directory).layers
@@ -45,36 +52,45 @@ def main() -> None:
         ([(0, 2 * third), (2 * third, layers)], [3, 1]),
     ]
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print("placement                one stream   16 streams      prefill   start   standby beside")
+    print("placement                one stream   16 streams      prefill")
     for stages, degrees in placements:
-        with tempfile.TemporaryDirectory() as directory:
-            asyncio.run(measure(model, stages, degrees, Path(directory)))
+        with tempfile.TemporaryDirectory() as directory, TemplateForTests(Embedded()) as template:
+            speed = not options.no_speed
+            asyncio.run(measure(model, stages, degrees, Path(directory), template, speed=speed))
 
 
 async def measure(
-    model: Model, stages: list[tuple[int, int]], degrees: list[int], directory: Path
+    model: Model,
+    stages: list[tuple[int, int]],
+    degrees: list[int],
+    directory: Path,
+    template: TemplateForTests,
+    *,
+    speed: bool,
 ) -> None:
     with Stores(directory, sum(degrees)) as stores:
-        for index, spec in enumerate(launch_of(model, stages, degrees, stores).ranks):
-            shard = launch_of(model, stages, degrees, stores).shard(index)
-            with StoreClient(spec.store_socket) as store:
-                await asyncio.to_thread(store.load, shard)
         launch = launch_of(model, stages, degrees, stores, max_length=1024)
-        started = time.perf_counter()
-        with EngineProcesses(launch) as engine:
+        for index, rank in enumerate(launch.ranks):
+            with StoreClient(rank.store_socket) as store:
+                await asyncio.to_thread(store.load, launch.shard(index))
+        with EngineProcesses(launch, template) as engine:
             await asyncio.to_thread(engine.wait_ready)
-            start = time.perf_counter() - started
-            link = await engine.link()
-            await link.activate()
-            streams = Streams(link)
-            one = await rate(streams, "one", 1, 16, 48)
-            many = await rate(streams, "many", 16, 16, 48)
-            prefill = await rate(streams, "prefill", 1, 512, 1)
-            beside = await standby_cost(model, stages, degrees, stores)
-            link.close()
-    label = "+".join(f"{b - a}x{t}" for (a, b), t in zip(stages, degrees, strict=True))
-    speeds = f"{one:7.1f} tok/s {many:6.1f} tok/s {prefill:6.0f} tok/s"
-    print(f"{label:22} {speeds} {start:5.1f} s   {beside}")
+            label = "+".join(f"{b - a}x{t}" for (a, b), t in zip(stages, degrees, strict=True))
+            print(f"{label:22}", await speeds(engine) if speed else "")
+            launch = launch_of(model, stages, degrees, stores, engine_id="next", max_length=1024)
+            print("  a second engine, forked:      ", await second(launch, stores, template))
+            print("  a second engine, from nothing:", await second(launch, stores, None))
+
+
+async def speeds(engine: EngineProcesses) -> str:
+    link = await engine.link()
+    await link.activate()
+    streams = Streams(link)
+    one = await rate(streams, "one", 1, 16, 48)
+    many = await rate(streams, "many", 16, 16, 48)
+    prefill = await rate(streams, "prefill", 1, 512, 1)
+    link.close()
+    return f"{one:7.1f} tok/s {many:6.1f} tok/s {prefill:6.0f} tok/s"
 
 
 async def rate(streams: Streams, name: str, count: int, prompt: int, output: int) -> float:
@@ -89,53 +105,31 @@ async def rate(streams: Streams, name: str, count: int, prompt: int, output: int
     return count * (output if output > 1 else prompt) / (time.perf_counter() - started)
 
 
-async def standby_cost(
-    model: Model, stages: list[tuple[int, int]], degrees: list[int], stores: Stores
-) -> str:
-    """Memory that a second engine's processes have for themselves, and bytes read for it."""
+async def second(launch: EngineLaunch, stores: Stores, template: TemplateForTests | None) -> str:
+    """What an engine that stands by beside another costs until then."""
 
-    def bytes_read() -> int:
+    def stored(count: Callable[[StoreStats], int]) -> int:
         total = 0
         for path in stores.sockets:
             with StoreClient(path) as store:
-                total += sum(store.stats().bytes_read.values())
+                total += count(store.stats())
         return total
 
-    with StoreClient(stores.sockets[0]) as store:
-        weights = store.stats().weight_bytes
-    before = bytes_read()
-    launch = launch_of(model, stages, degrees, stores, engine_id="next", max_length=1024)
-    with EngineProcesses(launch) as engine:
+    before = stored(lambda stats: sum(stats.bytes_read.values()))
+    started = time.perf_counter()
+    with EngineProcesses(launch, template) as engine:
         await asyncio.to_thread(engine.wait_ready)
-        private = anonymous(engine.ranks[0].pid)
+        wall = time.perf_counter() - started
+        ranks = [psutil.Process(rank.pid) for rank in engine.ranks]
+        own = [rank.memory_full_info().uss for rank in ranks]
+        cpu = sum(sum(rank.cpu_times()[:2]) for rank in ranks)
+    weights = stored(lambda stats: stats.weight_bytes)
+    again = stored(lambda stats: sum(stats.bytes_read.values())) - before
+    sizes = " + ".join(f"{size / MB:.1f}" for size in own)
     return (
-        f"rank 0 {private / MB:.0f} MB, of which torch {torch_alone() / MB:.0f}; "
-        f"weights {weights / MB:.0f} MB, read again {bytes_read() - before}"
+        f"{wall:5.1f} s, {cpu:.2f} s of processor; {sizes} MB of its own, "
+        f"{sum(own) / weights:.1%} of {weights / MB:.0f} MB of weights; read again {again} bytes"
     )
-
-
-def torch_alone() -> int:
-    """Anonymous memory of a process that has imported torch, and nothing else."""
-    import subprocess
-    import sys
-
-    code = "import sys, torch; print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout
-        process.stdout.readline()
-        size = anonymous(process.pid)
-        process.communicate()
-    return size
-
-
-def anonymous(pid: int) -> int:
-    """Bytes of memory that is this process's own and no file's."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Anonymous:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError(f"process {pid} has no smaps_rollup")
 
 
 if __name__ == "__main__":
