@@ -7,7 +7,7 @@ between tokens), keeps streams running, and has a pipeline replaced after a noti
 process of its first rank, of another rank, or the agent of its first node.
 
 The stall of an event is the longest gap, over all streams, that began before the event or at most
-0.1 s after it.  The ordinary gap is the median of all gaps.
+0.1 s after it.  The ordinary gap is the mean of all gaps.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ async def measure(served: Served, options: argparse.Namespace) -> dict[str, Any]
     failed = await load.end(streams)
     gaps = [gap for answer in load.answers for _, gap in answer.gaps]
     return {
-        "ordinary_gap_ms": 1e3 * statistics.median(gaps),
+        "ordinary_gap_ms": 1e3 * statistics.fmean(gaps),
         "streams_failed": failed,
         "kinds": report,
         "durations": (await served.status())["requests"]["durations"]["stall"],

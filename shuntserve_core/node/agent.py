@@ -79,13 +79,17 @@ class Agent:
         self._ended: set[str] = set()
         """Engines that must not be started (again): a stop may overtake a start."""
         self._spot: dict[str, asyncio.Task[None]] = {}
+        self._standing: dict[str, dict[str, Any]] = {}
+        """By source, the notice that was not withdrawn: the next control plane must hear of it."""
         self._subscribers: set[asyncio.Queue[dict[str, Any]]] = set()
 
     # Events
 
     def subscribe(self) -> asyncio.Queue[dict[str, Any]]:
-        """A queue that receives every event from now on."""
+        """A queue that receives every event from now on, and first each notice that stands."""
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        for spot in self._standing.values():
+            queue.put_nowait({"event": "spot", "spot": spot})
         self._subscribers.add(queue)
         return queue
 
@@ -255,7 +259,12 @@ class Agent:
     async def _listen(self, name: str, source: SpotSource) -> None:
         try:
             async for event in source.events((self.name,)):
-                self.emit(event="spot", spot=attrs.asdict(event))
+                said = attrs.asdict(event)
+                if event.kind == "notice":
+                    self._standing[name] = said
+                elif event.kind == "withdrawn":
+                    self._standing.pop(name, None)
+                self.emit(event="spot", spot=said)
         except Exception:
             logger.exception("spot source %s failed", name)
 

@@ -63,16 +63,17 @@ class Membership:
     async def _take_in(self, node: Node, address: AgentAddress) -> dict[str, Any]:
         agent = self._cluster.connect(address)
         described = await agent.describe()
+        node.agent = agent
+        agent.watch(partial(self._on_agent_event, node), partial(self._on_silence, node))
         for source, options in self._node_sources:
             await agent.watch_spot(source, options)
-        engine = self._cluster.settings.engine
-        if isinstance(engine, ForkingEngine):
-            await agent.prepare(engine.template)
-        node.agent = agent
+        if isinstance(self._cluster.settings.engine, ForkingEngine):
+            await agent.prepare(self._cluster.settings.engine.template)
+        if node.machine.state is NodeState.LOST:
+            raise AgentLost("it fell silent while it joined")
         node.machine.to(NodeState.UP, "its agent answers")
         if node.deadline is not None:
             node.machine.to(NodeState.NOTICED, "a notice came while it joined")
-        agent.watch(partial(self._on_agent_event, node), partial(self._on_silence, node))
         self._cluster.note("node joined", node=node.name)
         return described
 
