@@ -11,14 +11,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
+from aiohttp.test_utils import TestServer
 
 from shuntserve_core.forking import templates as agents_end
 from shuntserve_core.forking.templates import TemplateFailed, Templates
 from shuntserve_core.interfaces.engine import Template, WorkerCommand
+from shuntserve_core.interfaces.launcher import AgentAddress
 from shuntserve_core.node.agent import Agent
+from shuntserve_core.node.client import AgentClient
 from shuntserve_core.node.processes import Child
+from shuntserve_core.node.server import make_app
 
 MODULE = "tests.core.forking.worker"
 ARGV = (sys.executable, "-m", MODULE)
@@ -214,6 +219,20 @@ async def test_an_agent_starts_workers_with_a_template_or_without(
     assert ended == {"event": "exit", "engine_id": "engine", "worker": 0, "code": 3}
     await agent.close()
     assert psutil.Process().children() == []
+
+
+async def test_a_node_gets_ready_when_told(tmp_path: Path) -> None:
+    """So that a spare has its template before it has anything to run; told twice, it has one."""
+    agent = Agent("node", 0, tmp_path)
+    async with TestServer(make_app(agent, "secret")) as server, aiohttp.ClientSession() as session:
+        address = AgentAddress("node", str(server.make_url("")).rstrip("/"), "secret", "127.0.0.1")
+        client = AgentClient(address, session)
+        await client.prepare(TEMPLATE)
+        await client.prepare(TEMPLATE)
+        (template,) = (await client.describe())["templates"]
+        assert template["module"] == MODULE
+        assert psutil.Process(template["pid"]).ppid() == os.getpid()
+    await agent.close()
 
 
 AGENT = """
