@@ -72,7 +72,7 @@ async def disturb(served: Served, notice: float, seconds: float) -> dict[str, An
     """Notice a node of one pipeline, then kill a far rank of another; what happened when."""
     status = await until_serving(served, 2, seconds)
     first, second = sorted(status["pipelines"], key=lambda run: len(run["stages"]))[:2]
-    read = {node["name"]: node["weights_read"] for node in status["nodes"]}
+    read = {node["name"]: node["weights_read_bytes"] for node in status["nodes"]}
     node = first["stages"][-1]["node"]
     began = time.time()
     await served.tell(node, "notice", notice)
@@ -94,7 +94,7 @@ async def disturb(served: Served, notice: float, seconds: float) -> dict[str, An
         await asyncio.sleep(0.01)
     detected = time.time() - began
     await until_serving(served, 2, seconds)
-    after = {n["name"]: n["weights_read"] for n in (await served.status())["nodes"]}
+    after = {n["name"]: n["weights_read_bytes"] for n in (await served.status())["nodes"]}
     return {
         "notice": noticed,
         "kill": {
@@ -126,8 +126,12 @@ async def measure(served: Served, options: argparse.Namespace) -> dict[str, Any]
     began = time.time()
     status = await until_serving(served, 2, options.seconds)
     started = time.time() - began
-    requests = asked(status["model"], options.streams, options.tokens)
+    async with served.session.get(f"{served.url}/v1/models") as response:
+        model = (await response.json())["data"][0]["id"]
+    requests = asked(model, options.streams, options.tokens)
     expected = await stream(served, requests, options.at_once)
+    if not all(answer.complete for answer in expected):
+        raise SystemExit(f"undisturbed streams fail: {expected[0].error}")
     disturbing = asyncio.create_task(disturb(served, options.notice, options.seconds))
     answers: list[Answer] = []
     while not disturbing.done():

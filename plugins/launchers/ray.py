@@ -1,0 +1,173 @@
+"""Node agents on the machines of a Ray cluster.
+
+Ray says which machines are there, and ends an agent with its machine's Ray.  A machine joins with
+`ray start`, and says what it is by a custom resource named like its instance type; see
+docs/how-to/many-machines.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from attrs import define, field
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.files import write_private
+from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
+from shuntserve_core.node.processes import die_with_parent
+
+_NAMESPACE = "shuntserve"
+_END_SECONDS = 10.0
+
+
+@define
+class RayLauncher:
+    """One agent a machine, in a detached actor that outlives the control plane."""
+
+    address: str = "auto"
+    """Of the Ray cluster, `HOST:PORT`; `auto` is the one that this machine has joined."""
+    device: str = "cuda"
+    """`cpu`, or `cuda` to give each node its machine's GPUs."""
+    join_seconds: float = 60.0
+    """Seconds that a machine with a node's instance type may take to appear."""
+    orphan_seconds: float = 600.0
+    """Seconds after which an agent without a control plane ends."""
+
+    _state_dir: Path = field(init=False, factory=Path)
+
+    async def open(self, state_dir: Path) -> None:
+        """Join the cluster.  Raises `UserError` where there is none."""
+        import ray
+
+        self._state_dir = state_dir
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        try:
+            await asyncio.to_thread(
+                ray.init,
+                address=self.address,
+                namespace=_NAMESPACE,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except (ConnectionError, RuntimeError) as error:
+            raise UserError(
+                f"no Ray cluster answers at {self.address}: {error}",
+                where="launcher",
+                remedy="start one with `ray start --head`, with the same token",
+            ) from error
+
+    async def launch(self, node: NodeSpec) -> AgentAddress:
+        """Start an agent on a machine of the node's instance type that has none yet."""
+        import ray
+
+        token = secrets.token_urlsafe(32)
+        await self.terminate(node.name)
+        actor = ray.remote(_Host).options(
+            name=_actor_name(node.name),
+            lifetime="detached",
+            num_cpus=0,
+            resources={node.instance: 1},
+        )
+        handle = actor.remote()
+        options = (node.name, node.gpus, token, self.device, self.orphan_seconds)
+        try:
+            url, host = await asyncio.wait_for(handle.start.remote(*options), self.join_seconds)
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            ray.kill(handle)
+            raise UserError(
+                f"no machine took {node.name}: {type(error).__name__}",
+                where="launcher",
+                remedy=f"""have one join with --resources='{{"{node.instance}": 1}}'""",
+            ) from error
+        address = {"url": url, "token": token, "host": host}
+        write_private(self._file(node.name), json.dumps(address))
+        return AgentAddress(node.name, url, token, host)
+
+    async def adopt(self) -> list[AgentAddress]:
+        """Agents whose actors an earlier control plane left alive."""
+        import ray
+
+        alive = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+        found = []
+        for path in sorted(self._state_dir.glob("nodes/*.json")):
+            name, address = path.stem, json.loads(path.read_text())
+            if _actor_name(name) in alive:
+                found.append(AgentAddress(name, address["url"], address["token"], address["host"]))
+        return found
+
+    async def terminate(self, node: str) -> None:
+        """Kill the actor; the kernel ends the agent and everything that it started."""
+        import ray
+
+        try:
+            handle = ray.get_actor(_actor_name(node), namespace=_NAMESPACE)
+        except ValueError:
+            return
+        ray.kill(handle)
+        for _ in range(int(_END_SECONDS / 0.05)):
+            try:
+                ray.get_actor(_actor_name(node), namespace=_NAMESPACE)
+            except ValueError:
+                break
+            await asyncio.sleep(0.05)
+        self._file(node).unlink(missing_ok=True)
+
+    def security_posture(self) -> list[str]:
+        """What listens on every machine."""
+        return [
+            "node agents: each machine's own address, a secret each; no TLS",
+            "Ray: many ports on every machine, a token (RAY_AUTH_MODE=token); no TLS by default",
+            "engines: links want a secret; traffic between ranks has none: use a private network",
+        ]
+
+    def _file(self, node: str) -> Path:
+        directory = self._state_dir / "nodes"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return directory / f"{node}.json"
+
+
+def _actor_name(node: str) -> str:
+    return f"agent {node}"
+
+
+class _Host:
+    """The actor: starts an agent on its machine, which dies with it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(
+        self, name: str, gpus: int, token: str, device: str, orphan_seconds: float
+    ) -> tuple[str, str]:
+        """URL and address of the agent."""
+        import ray
+
+        host: str = ray.util.get_node_ip_address()
+        short = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+        directory = Path(tempfile.mkdtemp(prefix=f"shuntserve-{short}-"))
+        token_file = directory / "token"
+        write_private(token_file, token)
+        argv = [sys.executable, "-m", "shuntserve_core.node", "--name", name]
+        argv += ["--gpus", str(gpus), "--run-dir", str(directory), "--host", host]
+        argv += ["--token-file", str(token_file), "--device", device]
+        argv += ["--orphan-seconds", str(orphan_seconds)]
+        with (directory / "agent.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - Ray's node has no fence of its own
+            )
+        assert self._process.stdout is not None
+        return str(json.loads(self._process.stdout.readline())["url"]), host
