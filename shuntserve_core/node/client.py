@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _LOAD_SECONDS = 3600.0
 _CALL_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+"""Less than for other calls: the next engine on the same GPUs waits for this answer."""
 
 
 class AgentLost(Exception):
@@ -91,7 +93,8 @@ class AgentClient:
 
     async def stop_engine(self, engine_id: str, grace: float = 1.0) -> None:
         """End the workers of an engine."""
-        await self._call("DELETE", f"/v1/engines/{engine_id}?grace={grace}")
+        path = f"/v1/engines/{engine_id}?grace={grace}"
+        await self._call("DELETE", path, seconds=grace + _STOP_SECONDS)
 
     async def prepare(self, template: Template) -> None:
         """Have the node import what workers need, before there are any."""
