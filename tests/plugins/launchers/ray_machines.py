@@ -1,0 +1,74 @@
+"""Two raylets on this machine, and what the launcher makes of them, as one line of JSON.
+
+A process of its own: Ray leaves threads and sockets behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+TOKEN = "a-token-for-tests-of-forty-characters-00"
+GONE_SECONDS = 60.0
+
+
+async def main(state_dir: Path) -> dict[str, Any]:
+    from ray.cluster_utils import Cluster
+
+    from shuntserve_core.errors import UserError
+    from shuntserve_core.interfaces.launcher import NodeSpec
+    from shuntserve_plugins.launchers.ray import RayLauncher
+
+    head = {"num_cpus": 1, "resources": {"solo": 1}, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    machine = cluster.add_node(num_cpus=1, resources={"trio": 1})
+    facts: dict[str, Any] = {}
+    try:
+        launcher = RayLauncher(address=cluster.address, device="cpu", join_seconds=90.0)
+        await launcher.open(state_dir)
+        trio = await launcher.launch(NodeSpec("trio#0", "trio", 3))
+        await launcher.launch(NodeSpec("solo#0", "solo", 1))
+        headers = {"Authorization": f"Bearer {trio.token}"}
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{trio.url}/v1/node", headers=headers) as answer:
+                described = await answer.json()
+            async with session.get(f"{trio.url}/v1/node") as answer:
+                facts["without the secret"] = answer.status
+        facts["gpus"] = described["gpus"]
+        facts["adopted"] = [address.node for address in await launcher.adopt()]
+        await launcher.terminate("solo#0")
+        facts["after terminate"] = [address.node for address in await launcher.adopt()]
+        launcher.join_seconds = 3.0
+        try:
+            await launcher.launch(NodeSpec("huge#0", "huge", 8))
+        except UserError as error:
+            facts["no such machine"] = str(error)
+        cluster.remove_node(machine, allow_graceful=False)
+        facts["agent dies with its machine"] = _gone(described["pid"])
+    finally:
+        import ray
+
+        ray.shutdown()
+        cluster.shutdown()
+    return facts
+
+
+def _gone(pid: int) -> bool:
+    deadline = time.monotonic() + GONE_SECONDS
+    while time.monotonic() < deadline:
+        if not Path(f"/proc/{pid}").exists():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+if __name__ == "__main__":
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN, RAY_USAGE_STATS_ENABLED="0")
+    print("FACTS " + json.dumps(asyncio.run(main(Path(sys.argv[1])))))  # noqa: T201
