@@ -19,6 +19,7 @@ import os
 import random
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -106,6 +107,7 @@ async def measure(served: Served, options: argparse.Namespace) -> dict[str, Any]
             at = await happen(served, kind)
             await asyncio.sleep(options.after)
             stalls.append(stall(load, at))
+            sys.stderr.write(f"{kind}: {1e3 * stalls[-1]:.1f} ms\n")
         report[kind] = {"events": len(stalls), "stalls_ms": [1e3 * stall for stall in stalls]}
     failed = await load.end(streams)
     gaps = [gap for answer in load.answers for _, gap in answer.gaps]

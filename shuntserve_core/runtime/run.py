@@ -15,7 +15,7 @@ import cattrs
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_core.interfaces.link import READY, STANDBY, EngineLink, LinkLost
-from shuntserve_core.link import LinkClient
+from shuntserve_core.link import LinkClient, LinkPolicy
 from shuntserve_core.node.client import AgentLost
 from shuntserve_core.placement_json import pipeline_from_json, pipeline_to_json
 from shuntserve_core.runtime.launches import EngineSettings, engine_launch
@@ -27,6 +27,11 @@ from shuntserve_core.tensorstore.spec import ShardSpec
 from shuntserve_core.types import Pipeline
 
 logger = logging.getLogger(__name__)
+
+
+PATIENCE = LinkPolicy(interval=0.25, missed=12)
+"""An engine that hangs counts as dead after three seconds: on a machine that starts other engines
+it may well be silent for one.  One that has ended is missed at once."""
 
 
 class EngineFailed(Exception):
@@ -220,12 +225,16 @@ class PipelineRun:
             self.fail(f"a worker on {node} ended with code {event['code']}")
 
     async def _connect(self, address: str) -> None:
-        link = await LinkClient.connect(address, self._token)
+        link = await LinkClient.connect(address, self._token, PATIENCE)
         if link.info.engine_id != self.engine_id:
             link.close()
             raise EngineFailed(f"another engine answers at {address}")
         self.link = link
-        link.on_lost(lambda reason: self.fail(f"link lost: {reason}") if self.live else None)
+        link.on_lost(self._on_link_lost)
+
+    def _on_link_lost(self, reason: str) -> None:
+        if self.link is not None:  # else we have closed it
+            self.fail(f"link lost: {reason}")
 
     async def _stand_by(self) -> None:
         assert self.link is not None
@@ -278,9 +287,9 @@ class PipelineRun:
 
     def let_go(self) -> None:
         """Close the link."""
-        if self.link is not None:
-            self.link.close()
-            self.link = None
+        link, self.link = self.link, None
+        if link is not None:
+            link.close()
 
     async def _stop_on(self, node: Node, grace: float) -> None:
         if node.agent is not None and node.present:

@@ -17,6 +17,7 @@ from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch, WorkerCommand
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.interfaces.link import READY, STANDBY, LinkLost
+from shuntserve_core.link import LinkPolicy
 from shuntserve_core.node.client import AgentLost
 from shuntserve_core.tensorstore.spec import ShardSpec
 from tests.core.runtime.fake_links import FakeLink
@@ -153,7 +154,7 @@ class World:
         nodes = dict.fromkeys(rank.node for rank in launch.ranks)
         return [WorkerCommand(node, ()) for node in nodes]
 
-    async def connect(self, address: str, token: str) -> WorldLink:
+    async def connect(self, address: str, token: str, policy: LinkPolicy) -> WorldLink:
         await asyncio.sleep(0.01)
         engine = self.engines[address]
         if not engine.alive:
