@@ -7,7 +7,8 @@ Runs `shuntserve serve` with the embedded engine (the model and weights that `to
 step times are measured through the front door, and one interruption is rehearsed; both become the
 simulator's profile.  Then requests come, and two nodes are taken.  The same requests and events are
 simulated.  Prints both, their ratios, and how busy the machine was: with other work on the cores,
-step times change while they are measured, and no prediction can be better than that.
+step times change while they are measured, and no prediction can be better than that.  With
+`--engine simulated`, steps are sleeps: that checks all but the arithmetic, on a busy machine too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from shuntserve_core.bench.calls import Endpoint, Result
 from shuntserve_core.bench.load import model_of, run
 from shuntserve_core.config import load_config
 from shuntserve_core.simulator.placing import place, spares_of
-from shuntserve_core.simulator.profile import EMBEDDED, MeasuredSteps
+from shuntserve_core.simulator.profile import EMBEDDED, EngineProfile, MeasuredSteps
 from shuntserve_core.simulator.recovery import Recovery
 from shuntserve_core.simulator.run import Setting, simulate
 from shuntserve_core.traces.events import TraceEvent
@@ -80,10 +81,15 @@ spares = {{ solo = 1 }}
 max_batch = {batch}
 queue_seconds = 3000
 [engine]
-name = "embedded"
+{engine}
 [frontdoor]
 port = {port}
 """
+ENGINES = {
+    "embedded": 'name = "embedded"',
+    # Its steps are sleeps, which other work on the cores does not lengthen.
+    "simulated": 'name = "simulated"\ntpot = 0.2\nttft = 0.2\nthroughput = 0\nstart = 4.0',
+}
 BATCH, PIPELINES, NOTICE = 8, 2, 25.0
 PROMPT, ANSWER = 96, 48
 OVERLOAD = 3.0
@@ -110,9 +116,15 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def serving(home: Path, folder: Path, port: int) -> Iterator[Cluster]:
+def serving(home: Path, folder: Path, port: int, engine: str) -> Iterator[Cluster]:
     config = folder / "agreement.toml"
-    text = CONFIG.format(home=home.resolve(), state=folder / "state", port=port, batch=BATCH)
+    text = CONFIG.format(
+        home=home.resolve(),
+        state=folder / "state",
+        port=port,
+        batch=BATCH,
+        engine=ENGINES[engine],
+    )
     config.write_text(text)
     with (folder / "serve.log").open("w") as log:
         command = [sys.executable, "-m", "shuntserve_core.cli", "serve", str(config)]
@@ -236,11 +248,12 @@ def main() -> None:
     parser.add_argument("home", type=Path)
     parser.add_argument("--requests", type=int, default=120)
     parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--engine", choices=ENGINES, default="embedded")
     options = parser.parse_args()
     loads = [os.getloadavg()[0]]
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(options.home, Path(folder), options.port) as cluster,
+        serving(options.home, Path(folder), options.port, options.engine) as cluster,
     ):
         print(f"load of the machine before: {loads[0]:.1f} on {os.cpu_count()} cores")
         before = measured_steps(cluster)
@@ -261,7 +274,9 @@ def main() -> None:
         after = measured_steps(cluster)
         counters = cluster.status().get("requests", {}).get("counters", {})
         predictions = [
-            _predict(cluster.config, requests, events, steps, ready, joined)
+            _predict(
+                cluster.config, requests, events, _profile(options.engine, steps), ready, joined
+            )
             for steps in (before, _mean(before, after))
         ]
     loads.append(os.getloadavg()[0])
@@ -296,11 +311,17 @@ def _mean(a: MeasuredSteps, b: MeasuredSteps) -> MeasuredSteps:
     return MeasuredSteps(**{n: (getattr(a, n) + getattr(b, n)) / 2 for n in names})
 
 
+def _profile(engine: str, steps: MeasuredSteps) -> EngineProfile:
+    profile = evolve(EMBEDDED, sequences=BATCH, measured={"*": steps})
+    # The simulated engine reads any number of prompts in a step.
+    return profile if engine == "embedded" else evolve(profile, step_tokens=10**6)
+
+
 def _predict(
     file: Path,
     requests: Requests,
     events: list[TraceEvent],
-    steps: MeasuredSteps,
+    profile: EngineProfile,
     ready: float,
     joined: float,
 ) -> dict[str, Any]:
@@ -317,7 +338,7 @@ def _predict(
     for event in events:
         names.setdefault(event.node, f"solo#{len(names)}")
     setting = Setting(
-        profile=evolve(EMBEDDED, sequences=BATCH, measured={"*": steps}),
+        profile=profile,
         recovery=recovery,
         events=tuple(evolve(event, node=names[event.node]) for event in events),
         spares=spares_of(config, placement),
