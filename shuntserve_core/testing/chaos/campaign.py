@@ -88,8 +88,10 @@ async def _disturbed(
     disturbing.cancel()
     await asyncio.wait({disturbing})
     seconds = time.time() - began
-    await chaos.restore_all()
-    return {**as_json(judge(answers, undisturbed, chaos.done)), "seconds": seconds}
+    verdict = as_json(judge(answers, undisturbed, chaos.done))
+    recovered = await chaos.restore_all()
+    verdict["passed"] &= recovered
+    return {**verdict, "recovered": recovered, "seconds": seconds}
 
 
 async def _ask_all(served: Served, asked: Iterable[Asked], concurrency: int) -> list[Answer]:

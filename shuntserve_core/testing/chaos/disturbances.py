@@ -57,14 +57,27 @@ class Chaos:
             for task in self._returns:
                 task.cancel()
 
-    async def restore_all(self) -> None:
-        """Bring every lost node back and wait until pipelines serve."""
-        for node in (await self._served.status())["nodes"]:
-            if node["state"] == "noticed":
-                await self._served.tell(node["name"], "withdrawn")
-            elif node["state"] == "lost":
+    async def restore_all(self, seconds: float = 240.0) -> bool:
+        """Bring every node back; whether pipelines served again in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not await self._is_whole():
+                    await asyncio.sleep(0.5)
+                await settled(self._served, seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _is_whole(self) -> bool:
+        """Whether every node is up; tells those that are not to come back.
+
+        A disturbance that was cancelled half-way may still take effect, so this is asked again.
+        """
+        nodes = (await self._served.status())["nodes"]
+        for node in nodes:
+            if node["state"] in ("noticed", "lost"):
                 await self._served.tell(node["name"], "restored")
-        await settled(self._served)
+        return all(node["state"] == "up" for node in nodes)
 
     async def _disturb(self, kind: str) -> None:
         if kind in ("notice", "loss"):
@@ -118,7 +131,7 @@ async def settled(served: Served, seconds: float = 120.0) -> None:
     """Wait until all nodes are up and no pipeline is on its way.  Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         quiet = 0
-        while quiet < 4:
+        while quiet < 6:
             status = await served.status()
             nodes = all(node["state"] == "up" for node in status["nodes"])
             runs = [run["state"] for run in status["pipelines"]]
