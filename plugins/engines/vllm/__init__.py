@@ -3,8 +3,8 @@
 * `engine`: what the node agents are to start, and what is refused; `worker`: the process of a rank
 * `template`: what is imported once for all ranks of a node
 * `peers`: how ranks hear each other, and notice that one has gone
-* `server`: the link's end; `driver`: requests in, vLLM's engine core, tokens out; `translate`: their
-  words and ours
+* `server`: the link's end; `driver`: requests in, vLLM's engine core, tokens out; `translate`:
+  their words and ours
 * `executor`: vLLM's executor over rank processes; `rank`: one of them; `configuration`: vLLM's
 * `stage_worker`: vLLM's worker in a stage; `groups`: who talks to whom
 * `lending`: weights and KV memory of the tensor store; `resumption`: tokens that are there already
