@@ -20,10 +20,16 @@ from shuntserve_plugins.optimizers.exact.relax import pair_bounds, throughput_bo
 from shuntserve_plugins.optimizers.exact.splits import Splitter
 
 _TOLERANCE = 1e-9
-_PROBES = np.array([0.92, 0.7, 0.0])
+_PROBES = np.array([0.97, 0.85, 0.0])
 """How far below its bound a set is searched, at the first, second and third time."""
 _AT_LEAST = 0.99
 """And how far at least: else bounds would creep towards the prices they set themselves."""
+_MOST_WISHES = 3000
+_WISHING = 0.5
+"""Columns and seconds that an integer program over bounds may have."""
+
+_STILL = 2e-3
+"""Relative change of the linear program's value that more bounds at single batches must bring."""
 _AT_ONCE = 120
 """Sets that are looked at more closely before the linear program is solved again."""
 
@@ -36,7 +42,15 @@ class Enumerated:
     master: Master
     columns: Columns
     deadline: float
+    alike: Ints = field(init=False)
+    """Number of the group of sets that use the same GPUs; only the best of a group matters."""
+    last: float = np.finfo(float).max
+    """Value of the linear program when sets were last looked at."""
     active: Ints = field(factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __attrs_post_init__(self) -> None:
+        radix = np.cumprod(np.append(1, self.master.resources.available[:-1] + 1))
+        self.alike = np.unique(self.columns.usage @ radix, return_inverse=True)[1]
 
     @classmethod
     def of(cls, costs: Costs, master: Master, sets: Ints, deadline: float) -> Enumerated:
@@ -74,14 +88,51 @@ class Enumerated:
             if not np.isfinite(relaxed.value):
                 return best, chosen, relaxed.value
             gap = max(relaxed.value - best.value, 0.0) + _TOLERANCE
-            solved = columns.solved
-            hopeful = np.flatnonzero((gain > -gap) & ~solved & (columns.bound > 0))
+            hopeful = self._hopeful(gain, gap)
             if not len(hopeful):
                 best, chosen = self._choose(best, chosen, relaxed, gain, final=True)
                 return best, chosen, min(relaxed.value, best.bound)
             if time.monotonic() > self.deadline:
                 return best, chosen, relaxed.value
-            fresh = self._examine(hopeful[np.argsort(-gain[hopeful])], relaxed, gap)
+            wish, wished = self._wish(gain, gap) if fresh else (best, hopeful[:0])
+            if len(wished) and columns.solved[wished].all():
+                return wish, wished, max(wish.value, min(relaxed.value, wish.bound))
+            urgent = np.isin(hopeful, wished)
+            order = np.lexsort((-gain[hopeful], ~urgent))
+            fresh = self._examine(hopeful[order], relaxed, gap)
+
+    def _hopeful(self, gain: Floats, gap: float) -> Ints:
+        """Sets that are not solved, could be in a better placement, and that no solved set beats.
+
+        A solved set beats those that use the same GPUs and are worth no more.
+        """
+        columns, solved = self.columns, self.columns.solved
+        reached = np.zeros(int(self.alike.max(initial=0)) + 1)
+        np.maximum.at(reached, self.alike[solved], columns.bound[solved])
+        return np.flatnonzero((gain > -gap) & ~solved & (columns.bound > reached[self.alike]))
+
+    def _wish(self, gain: Floats, gap: float) -> tuple[Choice, Ints]:
+        """The best choice if every set were worth its bound: an upper bound on all placements.
+
+        Those sets are the ones to look at next; if they are solved, nothing is better.
+        """
+        columns = self.columns
+        rows = np.flatnonzero((gain > -gap) & (columns.bound > 0))
+        rows = self._best_of_alike(rows)
+        nothing = np.zeros(0, dtype=np.int64)
+        if not np.isfinite(gap) or len(rows) > _MOST_WISHES:
+            return Choice(np.inf, np.inf, nothing), nothing
+        seconds = min(_WISHING, self.deadline - time.monotonic())
+        found = self.master.choose(columns.bound[rows], columns.usage[rows], seconds)
+        if found.bound - found.value > _TOLERANCE * max(1.0, abs(found.value)):
+            return found, nothing
+        return found, np.repeat(rows, found.used)
+
+    def _best_of_alike(self, rows: Ints) -> Ints:
+        """Of sets that use the same GPUs the one that is worth most, if possible a solved one."""
+        columns = self.columns
+        rows = rows[np.lexsort((~columns.solved[rows], -columns.bound[rows]))]
+        return np.asarray(rows[np.unique(self.alike[rows], return_index=True)[1]])
 
     def relax(self) -> Relaxation:
         """The linear program over all sets, brought in when they would improve it."""
@@ -113,7 +164,7 @@ class Enumerated:
         """Solve the integer program over the sets that are solved and can matter."""
         columns = self.columns
         gap = max(relaxed.value - best.value, 0.0) + _TOLERANCE
-        usable = np.flatnonzero((gain > -gap) & columns.solved)
+        usable = self._best_of_alike(np.flatnonzero((gain > -gap) & columns.solved))
         found = self.master.choose(
             columns.bound[usable], columns.usage[usable], self.deadline - time.monotonic()
         )
@@ -122,13 +173,20 @@ class Enumerated:
         return best._replace(bound=max(found.bound, best.value) if final else best.bound), chosen
 
     def _examine(self, rows: Ints, relaxed: Relaxation, gap: float) -> bool:
-        """Look closer at the most promising sets; returns whether any was solved."""
+        """Look closer at the most promising sets; returns whether any was solved.
+
+        Bounds at single batches come first: they are cheap, and prices that follow from them
+        leave fewer sets to be split.
+        """
         columns = self.columns
-        new = np.array([row for row in rows if row not in columns.pairs][:_AT_ONCE], dtype=int)
         depths = columns.sets.sum(axis=1)
+        rows = rows[:_AT_ONCE]
+        new = np.array([row for row in rows.tolist() if row not in columns.pairs], dtype=np.int64)
         for depth in np.unique(depths[new]):
             self._pair(new[depths[new] == depth], int(depth))
-        rows = np.array([row for row in rows if row in columns.pairs], dtype=int)
+        before, self.last = self.last, relaxed.value
+        if len(new) and relaxed.value < before - _STILL * abs(before):
+            return False
         needed = (columns.usage[rows] @ relaxed.prices - gap) / max(relaxed.weight, 1e-12)
         probe = _PROBES[np.minimum(columns.probes[rows], len(_PROBES) - 1)]
         threshold = np.maximum(needed - _TOLERANCE, probe * columns.bound[rows])

@@ -8,11 +8,14 @@ columns.  When nothing is gained any more, or time is over, whole numbers are ch
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from attrs import define, field
 
 from shuntserve_core.interfaces.estimator import Floats, Ints
+from shuntserve_core.placing import worth
+from shuntserve_plugins.optimizers.common import Stages
 from shuntserve_plugins.optimizers.exact.columns import Columns
 from shuntserve_plugins.optimizers.exact.costs import Costs
 from shuntserve_plugins.optimizers.exact.grid import (
@@ -22,7 +25,7 @@ from shuntserve_plugins.optimizers.exact.grid import (
     stages_at_hand,
 )
 from shuntserve_plugins.optimizers.exact.master import Choice, Master, Relaxation
-from shuntserve_plugins.optimizers.exact.splits import Splitter
+from shuntserve_plugins.optimizers.exact.splits import Split, Splitter
 
 _TOLERANCE = 1e-9
 _PER_ROUND = 40
@@ -48,6 +51,8 @@ class Generated:
     columns: Columns
     deadline: float
     depth: int
+    starts: list[Ints] = field(factory=list)
+    """Placements known from elsewhere: the number of each of their columns."""
     _seen: set[tuple[int, ...]] = field(factory=set)
 
     @classmethod
@@ -78,10 +83,44 @@ class Generated:
         if not len(columns.bound):
             return Choice(known, bound, nothing), nothing, bound
         seconds = self.deadline - time.monotonic()
-        found = self.master.choose(columns.bound, columns.usage, seconds)
+        found = self.master.choose(columns.bound, columns.usage, seconds, self._start())
         if found.value > known + _TOLERANCE:
             return found, np.repeat(np.arange(len(columns.bound)), found.used), bound
         return Choice(known, bound, nothing), nothing, max(bound, known)
+
+    def begin_with(self, placement: Sequence[Stages]) -> None:
+        """Take the pipelines of a placement as columns, so that no worse one is answered."""
+        numbers = [self._add_pipeline(stages) for stages in placement]
+        self.starts.append(np.array(numbers, dtype=np.int64))
+
+    def _add_pipeline(self, stages: Stages) -> int:
+        number = {kind: index for index, kind in enumerate(self.costs.kinds)}
+        chosen = [number[kind] for kind, _ in stages]
+        layers = [count for _, count in stages]
+        scores = self.costs.estimator.scores(
+            self.costs.kinds, np.array([chosen]), np.array([layers])
+        )
+        value = float(worth(self.master.objective, scores)[0])
+        split = Split(tuple(zip(chosen, layers, strict=True)), value)
+        full = np.bincount(chosen, minlength=len(number))[None, :]
+        return self._append(full, split)
+
+    def _start(self) -> Ints | None:
+        """How often each column is used by the best placement known from elsewhere."""
+        columns = self.columns
+        if not self.starts:
+            return None
+        best = max(self.starts, key=self._value)
+        return np.bincount(best, minlength=len(columns.bound))
+
+    def _value(self, start: Ints) -> float:
+        """Of the objective."""
+        kind, columns = self.master.objective.kind, self.columns
+        if kind == "throughput":
+            return columns.worth(start)
+        if kind == "cost":
+            return -columns.cost(start)
+        return columns.worth(start) / max(columns.cost(start), 1e-9)
 
     def _generate(self, rounds: int | None = None) -> tuple[Relaxation, float]:
         """Add columns until they stop helping; returns the last relaxation and the bound."""
@@ -207,10 +246,15 @@ class Generated:
         split = found[0]
         if split is None:
             return False
-        columns = self.columns
         stages = tuple((kinds[kind], layers) for kind, layers in split.stages)
-        columns.splits[len(columns.bound)] = split._replace(stages=stages)
-        columns.sets = np.vstack([columns.sets, full])
-        columns.usage = np.vstack([columns.usage, usage])
-        columns.bound = np.append(columns.bound, split.worth)
+        self._append(full, split._replace(stages=stages))
         return True
+
+    def _append(self, full: Ints, split: Split) -> int:
+        """Add a column; returns its number."""
+        columns, number = self.columns, len(self.columns.bound)
+        columns.splits[number] = split
+        columns.sets = np.vstack([columns.sets, full])
+        columns.usage = np.vstack([columns.usage, full @ self.master.resources.usage])
+        columns.bound = np.append(columns.bound, split.worth)
+        return number

@@ -94,11 +94,16 @@ class Master:
         used = np.array(solution.col_value)[:n]
         return Relaxation(value, np.maximum(duals[:rows], 0), max(float(weight), 0.0), used)
 
-    def choose(self, worth: Floats, usage: Floats, seconds: float) -> Choice:
-        """Solve with whole columns, for `seconds` at most."""
+    def choose(
+        self, worth: Floats, usage: Floats, seconds: float, start: Ints | None = None
+    ) -> Choice:
+        """Solve with whole columns, for `seconds` at most; `start` is a choice to begin with."""
         n = len(worth)
         solver = self._load(worth, usage, whole=True)
         solver.setOptionValue("time_limit", max(seconds, 0.05))
+        if start is not None:
+            values = np.concatenate([start, self._rented(start @ usage)]).astype(np.float64)
+            solver.setSolution(len(values), np.arange(len(values), dtype=np.int32), values)
         solver.run()
         info = solver.getInfo()
         used = np.rint(np.array(solver.getSolution().col_value)[:n]).astype(np.int64)
@@ -106,6 +111,14 @@ class Master:
             return Choice(-np.inf, -float(info.mip_dual_bound), np.zeros(n, dtype=np.int64))
         value = -float(info.objective_function_value)
         return Choice(value, -float(info.mip_dual_bound), used)
+
+    def _rented(self, usage: Floats) -> Floats:
+        """Instances of each offer that are needed; none where money does not matter."""
+        resources = self.resources
+        nodes = np.zeros(len(resources.counts) if self.priced else 0)
+        if self.priced:
+            np.maximum.at(nodes, resources.owners, np.ceil(usage / resources.shares - 1e-9))
+        return nodes
 
     def _load(self, worth: Floats, usage: Floats, *, whole: bool) -> Any:
         import highspy

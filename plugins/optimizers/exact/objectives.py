@@ -17,9 +17,13 @@ from shuntserve_plugins.optimizers.exact.enumerated import Enumerated
 from shuntserve_plugins.optimizers.exact.generated import Generated
 from shuntserve_plugins.optimizers.exact.master import Master
 from shuntserve_plugins.optimizers.exact.multisets import Resources, count_multisets, multisets
+from shuntserve_plugins.optimizers.exact.rivals import rival_placements
 
 _OF_THE_LIMIT = 0.9
 """Share of the time limit for the search; the rest is for building the placement."""
+
+_AT_LEAST = 0.4
+"""Share of `seconds` that is left for generating sets when other searches have taken theirs."""
 
 
 def search(
@@ -40,7 +44,12 @@ def search(
     if count_multisets(resources, depth) <= most:
         finder = Enumerated.of(costs, master, multisets(resources, depth), deadline)
     else:
-        finder = Generated.of(costs, master, depth, min(deadline, start + seconds))
+        rivals = list(rival_placements(problem, depth))
+        spent = time.monotonic() - start
+        end = start + max(seconds, spent + _AT_LEAST * seconds)
+        finder = Generated.of(costs, master, depth, min(deadline, end))
+        for placement in rivals:
+            finder.begin_with(placement)
     if finder.hopeless:
         return Answer((), 0.0, 0.0)
     if problem.objective.kind == "throughput-per-dollar":

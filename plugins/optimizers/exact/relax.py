@@ -22,10 +22,17 @@ from shuntserve_plugins.optimizers.exact.costs import FIRST, ONLY, DepthCosts
 
 WINDOWS = (3, 5, 8, 12, 20, 0)
 """Batches in each window, from the greatest feasible one down; 0 is all the rest."""
-STEPS = 8
-"""Halvings of the interval in which the least seconds lie."""
-SHARES = 24
+NEWTON_STEPS = 2
+HALVINGS = 4
+"""Steps in search of the least seconds: with fractions of layers, then with whole ones."""
+CHUNK = 512
+"""Sets that are bounded at once: few enough for the processor's cache."""
+SHARES = 128
 """Intervals of A / (A + D) on which `period` is bounded."""
+_ROUNDING = 1e-8
+"""Layers that rounding may cost."""
+_NOTHING = 1e-31
+"""Seconds a layer that are none at all."""
 
 
 @frozen(eq=False)
@@ -34,10 +41,16 @@ class _Window:
 
     caps: Floats
     """(places, kinds, batches): first, middle, last; or only."""
-    work: Floats
-    """(3, 2, places, kinds, batches): in prefill, decode and both, seconds a layer and fixed."""
+    pace: tuple[Floats, Floats]
+    """(3, places, kinds, batches): in prefill, decode and both, layers a second, and layers that
+    the fixed seconds cost."""
+    rate: Floats
+    base: Floats
+    """(3, kinds, batches): layers a second and fixed seconds, where a stage does best."""
+    most: Floats
+    """(kinds, batches): most layers, where a stage does best."""
     period: Floats
-    """(batches, SHARES, SHARES): least period for A + D = 1 and A / (A + D) in intervals i to j."""
+    """(batches, levels, SHARES): least period for A + D = 1 and A / (A + D) in 2^k intervals."""
 
 
 def throughput_bounds(estimator: BoundEstimator, costs: DepthCosts, sets: Ints) -> Floats:
@@ -125,13 +138,13 @@ class _Counts:
         return cls(stages, np.where(stages > 0, 0.0, -np.inf))
 
     def total(self, caps: Floats) -> Floats:
-        """Most layers that sets hold, given caps (places, kinds, n)."""
-        if len(caps) == 1:
-            return np.asarray((self.stages * caps[0]).sum(axis=0))
-        first, middle, last = caps
-        others = (self.stages * middle).sum(axis=0)
-        at_first = (first - middle + self.missing).max(axis=0)
-        return np.asarray(others + at_first + (last - middle + self.missing).max(axis=0))
+        """Most layers that sets hold, given caps (..., places, kinds, n)."""
+        if caps.shape[-3] == 1:
+            return np.asarray((self.stages * caps[..., 0, :, :]).sum(axis=-2))
+        first, middle, last = (caps[..., place, :, :] for place in range(3))
+        others = (self.stages * middle).sum(axis=-2)
+        at_first = (first - middle + self.missing).max(axis=-2)
+        return np.asarray(others + at_first + (last - middle + self.missing).max(axis=-2))
 
 
 def _window(estimator: BoundEstimator, costs: DepthCosts, width: int) -> _Window:
@@ -140,24 +153,28 @@ def _window(estimator: BoundEstimator, costs: DepthCosts, width: int) -> _Window
     parts = per_request.reshape(len(costs.caps), len(batches), 2, 2)
     work = np.concatenate([parts, parts.sum(axis=2, keepdims=True)], axis=2)
     lowest = np.maximum(np.arange(len(batches)) - width + 1, 0) if width else 0 * batches
-    grid = np.linspace(0, 1, SHARES + 1)
-    period = (
-        estimator.period(
-            batches[:, None],
-            costs.depth,
-            grid[:-1] * batches[:, None],
-            (1 - grid[1:]) * batches[:, None],
-        )
-        / batches[:, None]
-    )
+    period = costs.cached("period", lambda: _periods(estimator, costs))
     period = _sliding_min(period, width)
     kinds = len(costs.caps) // 4
     least = _sliding_min(work.swapaxes(0, 1), width).transpose(2, 3, 1, 0)
+    slope, base = np.ascontiguousarray(_by_place(least, costs.depth, kinds)).swapaxes(0, 1)
+    slope = np.maximum(slope, _NOTHING)
+    caps = _by_place(costs.caps[:, lowest].astype(np.float64), costs.depth, kinds)
     return _Window(
-        _by_place(costs.caps[:, lowest].astype(np.float64), costs.depth, kinds),
-        np.ascontiguousarray(_by_place(least, costs.depth, kinds)),
+        caps,
+        (1 / slope, base / slope - _ROUNDING),
+        1 / slope.min(axis=1),
+        base.min(axis=1),
+        caps.max(axis=0),
         _range_min(period),
     )
+
+
+def _periods(estimator: BoundEstimator, costs: DepthCosts) -> Floats:
+    """(batches, SHARES): period per request at the lower corners of intervals of A / (A + D)."""
+    batches, grid = costs.batches[:, None], np.linspace(0, 1, SHARES + 1)
+    A, D = grid[:-1] * batches, (1 - grid[1:]) * batches
+    return np.asarray(estimator.period(batches, costs.depth, A, D) / batches)
 
 
 def _sliding_min(values: Floats, width: int) -> Floats:
@@ -170,11 +187,14 @@ def _sliding_min(values: Floats, width: int) -> Floats:
 
 
 def _range_min(values: Floats) -> Floats:
-    """(n, m) to (n, m, m): least of entries i to j; infinite where j < i."""
+    """(n, m) to (n, levels, m): entry (k, i) is the least of 2^k entries from i on."""
     n, m = values.shape
-    table = np.full((n, m, m), np.inf)
-    for i in range(m):
-        table[:, i, i:] = np.minimum.accumulate(values[:, i:], axis=1)
+    table = np.full((n, m.bit_length(), m), np.inf)
+    table[:, 0] = values
+    for level in range(1, m.bit_length()):
+        half, some = 1 << (level - 1), m - (1 << level) + 1
+        before = table[:, level - 1]
+        np.minimum(before[:, :some], before[:, half : half + some], out=table[:, level, :some])
     return table
 
 
@@ -186,11 +206,11 @@ def _least(
     window: _Window, sets: Ints, ends: Ints, layers: int, depth: int
 ) -> tuple[Floats, Floats, Floats]:
     """Least A, least D and least A + D, seconds a request."""
-    counts, caps = _Counts.of(sets), window.caps[..., ends]
-    prefill, decode, both = (
-        _least_seconds(slope[..., ends], base[..., ends], caps, counts, layers)
-        for slope, base in window.work
-    )
+    least = np.empty((3, len(sets)))
+    for start in range(0, len(sets), CHUNK):
+        part = slice(start, start + CHUNK)
+        least[:, part] = _least_seconds(window, _Counts.of(sets[part]), ends[part], layers, depth)
+    prefill, decode, both = least
     return prefill, decode, np.maximum(both, prefill + decode)
 
 
@@ -200,22 +220,41 @@ def _throughput(
     """Most requests per second with at least these A, D and A + D."""
     first = np.minimum((prefill / both * SHARES).astype(np.int64), SHARES - 1)
     last = np.minimum(np.ceil((1 - decode / both) * SHARES).astype(np.int64), SHARES) - 1
-    period = window.period[ends, first, np.maximum(last, first)] * both
-    return np.asarray((1 + 1e-9) / period)
+    last = np.maximum(last, first)
+    level = np.frexp(last - first + 1)[1] - 1
+    least = np.minimum(
+        window.period[ends, level, first], window.period[ends, level, last + 1 - (1 << level)]
+    )
+    return np.asarray((1 + 1e-9) / (least * both))
 
 
-def _least_seconds(
-    slope: Floats, base: Floats, caps: Floats, counts: _Counts, layers: int
-) -> Floats:
-    """A lower bound (n,) on the slowest stage's seconds; slopes and caps (places, kinds, n)."""
-    slope = np.maximum(slope, 1e-300)
-    present = (counts.missing == 0) & (caps > 0)
-    low = np.where(present, slope + base, np.inf).min(axis=(0, 1)) * (1 - 1e-9)
-    high = np.where(present, caps * slope + base, 0).max(axis=(0, 1))
-    per_second, start = 1 / slope, base / slope
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        fits = np.floor(np.minimum(np.maximum(middle * per_second - start, 0), caps) + 1e-9)
-        enough = counts.total(fits) >= layers
-        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return np.asarray(low)
+def _least_seconds(window: _Window, counts: _Counts, ends: Ints, layers: int, depth: int) -> Floats:
+    """Lower bounds (3, n) on the slowest stage's seconds: in prefill, in decode and in both.
+
+    First with fractions of layers and every stage where it does best: that is concave in the
+    seconds, so the steps of Newton's method stay below.  Whole layers are fewer by one for each
+    stage at most, and bisection within about that much is closer.
+    """
+    rate, base, most = window.rate[..., ends], window.base[..., ends], window.most[..., ends]
+    weighted = counts.stages * rate
+    offset = base * rate
+    total = weighted.sum(axis=1)
+    alone = np.where(counts.stages > 0, base + 1 / rate, 0).max(axis=1)
+    low = np.maximum(alone, (layers + (counts.stages * offset).sum(axis=1)) / total)
+    for _ in range(NEWTON_STEPS):
+        fits = low[:, None] * rate - offset
+        free = fits < most
+        missing = layers - (counts.stages * np.minimum(fits, most)).sum(axis=1)
+        total = (weighted * free).sum(axis=1)
+        low = low + np.maximum(missing, 0) / np.where(total > 0, total, np.inf)
+    per_second, start, caps = (table[..., ends] for table in (*window.pace, window.caps))
+    width = depth / np.where(total > 0, total, np.inf)
+    buffer = np.empty_like(per_second)
+    for _ in range(HALVINGS):
+        width = width / 2
+        np.multiply((low + width)[:, None, None], per_second, out=buffer)
+        buffer -= start
+        np.minimum(buffer, caps, out=buffer)
+        np.floor(buffer, out=buffer)
+        low = np.where(counts.total(buffer) >= layers, low, low + width)
+    return np.asarray(low * (1 - 2e-9))

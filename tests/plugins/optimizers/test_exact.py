@@ -170,7 +170,7 @@ def best_of_all(problem: Problem, stages: int) -> float | None:
     return max((v for v in found if v is not None), default=None)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems())
 def test_nothing_is_better(problem: Problem) -> None:
     """Against brute force: same value, proved; and an error where nothing is possible."""
@@ -194,7 +194,7 @@ def _worth(problem: Problem, placement: Placement) -> Iterator[float]:
         yield float(worth(problem.objective, scores)[0])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(problems())
 def test_generated_sets_keep_within_their_bound(problem: Problem) -> None:
     """Without listing the sets: never above the best, whose value is never above the bound."""
