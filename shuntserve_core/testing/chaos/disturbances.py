@@ -61,7 +61,7 @@ class Chaos:
         """Bring every node back; whether pipelines served again in time."""
         try:
             async with asyncio.timeout(seconds):
-                while not await self._is_whole():
+                while not await self._is_whole():  # noqa: ASYNC110
                     await asyncio.sleep(0.5)
                 await settled(self._served, seconds)
         except TimeoutError:

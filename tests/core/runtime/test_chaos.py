@@ -83,7 +83,7 @@ CAMPAIGN = Campaign(
     modes=("greedy",),
     kinds=KINDS,
     streams=0,
-    minutes=0.5,
+    minutes=0.4,
     tokens=24,
     concurrency=8,
     every=(2.0, 4.0),
@@ -102,16 +102,19 @@ async def survives(config: Path, directory: Path, campaign: Campaign) -> dict[st
     return report
 
 
-@pytest.mark.parametrize("mode", ["greedy", "seeded", "penalties"])
-async def test_embedded_engines(tmp_path: Path, mode: str) -> None:
+async def test_embedded_engines(tmp_path: Path) -> None:
     model = build("llama", tmp_path, torch.float16)
     write_tokenizer(model.directory, vocab_size=1100)
     config = tmp_path / "cluster.toml"
     config.write_text(EMBEDDED.format(name=model.name))
-    report = await survives(config, tmp_path, evolve(CAMPAIGN, modes=(mode,)))
-    assert report["modes"][mode]["streams"] > 20
-    before, after = report["resources"]["before"], report["resources"]["after"]
-    assert after["processes"] == before["processes"]
+    campaign = evolve(CAMPAIGN, modes=("greedy", "seeded", "penalties"), minutes=0.7)
+    report = await survives(config, tmp_path, campaign)
+    assert all(mode["streams"] > 8 for mode in report["modes"].values())
+    before, after = (report["resources"][when]["of"] for when in ("before", "after"))
+    for kind in ("agent", "control plane"):
+        assert after[kind]["processes"] == before[kind]["processes"]
+    # One for each GPU at most: a spare that has served keeps its store, with the weights.
+    assert max(after["store"]["processes"], after["engine"]["processes"]) <= 5
 
 
 async def test_simulated_engines(tmp_path: Path) -> None:
@@ -122,4 +125,4 @@ async def test_simulated_engines(tmp_path: Path) -> None:
     kinds = tuple(kind for kind in KINDS if kind != "store")
     campaign = evolve(CAMPAIGN, modes=("seeded",), kinds=kinds, concurrency=24, every=(1.0, 3.0))
     report = await survives(config, tmp_path, campaign)
-    assert report["modes"]["seeded"]["streams"] > 200
+    assert report["modes"]["seeded"]["streams"] > 100
