@@ -24,7 +24,7 @@ _PROBES = np.array([0.97, 0.85, 0.0])
 """How far below its bound a set is searched, at the first, second and third time."""
 _AT_LEAST = 0.99
 """And how far at least: else bounds would creep towards the prices they set themselves."""
-_MOST_WISHES = 3000
+_MOST_WISHES = 2000
 _WISHING = 0.5
 """Columns and seconds that an integer program over bounds may have."""
 
@@ -118,7 +118,7 @@ class Enumerated:
         """
         columns = self.columns
         rows = np.flatnonzero((gain > -gap) & (columns.bound > 0))
-        rows = self._best_of_alike(rows)
+        rows = self._undominated(rows)
         nothing = np.zeros(0, dtype=np.int64)
         if not np.isfinite(gap) or len(rows) > _MOST_WISHES:
             return Choice(np.inf, np.inf, nothing), nothing
@@ -128,11 +128,20 @@ class Enumerated:
             return found, nothing
         return found, np.repeat(rows, found.used)
 
-    def _best_of_alike(self, rows: Ints) -> Ints:
-        """Of sets that use the same GPUs the one that is worth most, if possible a solved one."""
+    def _undominated(self, rows: Ints) -> Ints:
+        """Sets, without those that another one beats with no more GPUs.
+
+        Of sets that use the same GPUs and are worth as much, a solved one stays if there is one.
+        """
         columns = self.columns
         rows = rows[np.lexsort((~columns.solved[rows], -columns.bound[rows]))]
-        return np.asarray(rows[np.unique(self.alike[rows], return_index=True)[1]])
+        rows = rows[np.unique(self.alike[rows], return_index=True)[1]]
+        if len(rows) > _MOST_WISHES:
+            return rows
+        less = np.ones((len(rows), len(rows)), dtype=bool)
+        for use in (*columns.usage[rows].T, -columns.bound[rows]):
+            less &= use[:, None] <= use
+        return np.asarray(rows[less.sum(axis=0) == 1])
 
     def relax(self) -> Relaxation:
         """The linear program over all sets, brought in when they would improve it."""
@@ -164,7 +173,7 @@ class Enumerated:
         """Solve the integer program over the sets that are solved and can matter."""
         columns = self.columns
         gap = max(relaxed.value - best.value, 0.0) + _TOLERANCE
-        usable = self._best_of_alike(np.flatnonzero((gain > -gap) & columns.solved))
+        usable = self._undominated(np.flatnonzero((gain > -gap) & columns.solved))
         found = self.master.choose(
             columns.bound[usable], columns.usage[usable], self.deadline - time.monotonic()
         )

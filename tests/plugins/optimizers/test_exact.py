@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.interfaces.optimizer import Problem
+from shuntserve_core.interfaces.estimator import Estimator
+from shuntserve_core.interfaces.optimizer import Optimizer, Problem
 from shuntserve_core.placing import build_placement, stage_kinds, worth
 from shuntserve_core.registry import Registry
 from shuntserve_core.types import (
@@ -29,7 +30,12 @@ from shuntserve_core.types import (
     Workload,
 )
 from shuntserve_plugins.estimators.paper import Paper
+from shuntserve_plugins.estimators.roofline import Roofline
+from shuntserve_plugins.optimizers.alpaserve import AlpaServe
+from shuntserve_plugins.optimizers.beam_search import BeamSearch
 from shuntserve_plugins.optimizers.exact import Exact
+from shuntserve_plugins.optimizers.hexgen import HexGen
+from shuntserve_plugins.optimizers.single_pipeline import SinglePipeline
 
 LLAMA = ModelSpec("llama", 80, 8192, 64, 8, 128, 28672, 128256)
 QWEN = ModelSpec("qwen", 64, 5120, 64, 8, 128, 25600, 151936, family="qwen3")
@@ -206,6 +212,43 @@ def test_generated_sets_keep_within_their_bound(problem: Problem) -> None:
     assert placement.bound_rps is not None
     assert placement.throughput_rps <= expected * (1 + 1e-9)
     assert expected <= placement.bound_rps * (1 + 1e-9)
+
+
+RIVALS: dict[str, Optimizer] = {
+    "beam-search": BeamSearch(),
+    "beam-search, split": BeamSearch(split_instances=True),
+    "alpaserve": AlpaServe(),
+    "single-pipeline": SinglePipeline(),
+    "hexgen": HexGen(population=20, generations=10),
+}
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "generated"])
+@settings(max_examples=20, deadline=None)
+@given(problem=problems(), estimator=st.sampled_from([Paper(), Roofline()]))
+def test_never_below_another_optimizer(
+    listed: bool, problem: Problem, estimator: Estimator
+) -> None:
+    """On the same estimator and objective, whether sets of stages are listed or generated."""
+    bound = estimator.bind(SMALL, problem.estimator.workload, problem.cluster.catalog)
+    problem = evolve(problem, estimator=bound)
+    exact = Exact() if listed else Exact(max_sets=1, seconds=0.3)
+    reached = achieved(exact, problem)
+    for name, rival in RIVALS.items():
+        other = achieved(rival, problem)
+        if other is None:
+            continue
+        assert reached is not None, name
+        assert reached >= other - 1e-6 * abs(other), name
+
+
+def achieved(optimizer: Optimizer, problem: Problem) -> float | None:
+    """The objective's value of what an optimizer places; None where it finds nothing."""
+    try:
+        placement = optimizer.place(problem)
+    except UserError:
+        return None
+    return value(problem.objective, sum(_worth(problem, placement)), placement)
 
 
 def test_a_model_that_fits_nowhere() -> None:
