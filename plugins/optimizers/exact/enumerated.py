@@ -27,7 +27,8 @@ _AT_LEAST = 0.99
 _MOST_WISHES = 2000
 _WISHING = 0.5
 """Columns and seconds that an integer program over bounds may have."""
-
+_WHOLE = 2.0**53
+"""Below this, floats count without gaps."""
 _STILL = 2e-3
 """Relative change of the linear program's value that more bounds at single batches must bring."""
 _AT_ONCE = 120
@@ -49,8 +50,12 @@ class Enumerated:
     active: Ints = field(factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __attrs_post_init__(self) -> None:
-        radix = np.cumprod(np.append(1, self.master.resources.available[:-1] + 1))
-        self.alike = np.unique(self.columns.usage @ radix, return_inverse=True)[1]
+        usage, radix = self.columns.usage, np.cumprod(self.master.resources.available + 1)
+        if radix[-1] < _WHOLE:
+            numbers = usage @ (radix / (self.master.resources.available + 1))
+            self.alike = np.unique(numbers, return_inverse=True)[1]
+        else:
+            self.alike = np.unique(usage, axis=0, return_inverse=True)[1].reshape(-1)
 
     @classmethod
     def of(cls, costs: Costs, master: Master, sets: Ints, deadline: float) -> Enumerated:
@@ -96,7 +101,9 @@ class Enumerated:
                 return best, chosen, relaxed.value
             wish, wished = self._wish(gain, gap) if fresh else (best, hopeful[:0])
             if len(wished) and columns.solved[wished].all():
-                return wish, wished, max(wish.value, min(relaxed.value, wish.bound))
+                bound = max(wish.value, best.value, min(relaxed.value, wish.bound))
+                better = wish.value > best.value + _TOLERANCE
+                return (wish, wished, bound) if better else (best, chosen, bound)
             urgent = np.isin(hopeful, wished)
             order = np.lexsort((-gain[hopeful], ~urgent))
             fresh = self._examine(hopeful[order], relaxed, gap)
@@ -117,8 +124,7 @@ class Enumerated:
         Those sets are the ones to look at next; if they are solved, nothing is better.
         """
         columns = self.columns
-        rows = np.flatnonzero((gain > -gap) & (columns.bound > 0))
-        rows = self._undominated(rows)
+        rows = self._undominated(np.flatnonzero((gain > -gap) & (columns.bound > 0)))
         nothing = np.zeros(0, dtype=np.int64)
         if not np.isfinite(gap) or len(rows) > _MOST_WISHES:
             return Choice(np.inf, np.inf, nothing), nothing
