@@ -50,9 +50,9 @@ class Enumerated:
     active: Ints = field(factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __attrs_post_init__(self) -> None:
-        usage, radix = self.columns.usage, np.cumprod(self.master.resources.available + 1)
-        if radix[-1] < _WHOLE:
-            numbers = usage @ (radix / (self.master.resources.available + 1))
+        usage, steps = self.columns.usage, self.master.resources.available + 1
+        if steps.prod() < _WHOLE:
+            numbers = usage @ (np.cumprod(steps) / steps)
             self.alike = np.unique(numbers, return_inverse=True)[1]
         else:
             self.alike = np.unique(usage, axis=0, return_inverse=True)[1].reshape(-1)

@@ -259,6 +259,18 @@ def test_a_model_that_fits_nowhere() -> None:
         Exact().place(problem)
 
 
+@pytest.mark.parametrize("options", [Exact(), Exact(max_sets=1, seconds=1)])
+def test_nothing_to_rent_or_no_degree_that_divides_the_heads(options: Exact) -> None:
+    problem = default_cluster(LLAMA, whole=False)
+    none = tuple(evolve(offer, count=0) for offer in problem.cluster.offers)
+    with pytest.raises(UserError):
+        options.place(evolve(problem, cluster=Cluster(none)))
+    odd = default_cluster(evolve(LLAMA, heads=7, kv_heads=7), whole=True)
+    four_gpus = Cluster(odd.cluster.offers[:2])
+    with pytest.raises(UserError):
+        options.place(evolve(odd, cluster=four_gpus))
+
+
 def test_a_rate_out_of_reach_says_what_can_be_reached() -> None:
     problem = evolve(default_cluster(QWEN, whole=True), objective=Objective("cost", rate=1000))
     with pytest.raises(UserError, match="at most"):
