@@ -115,7 +115,7 @@ class _Bounds:
     def fits(self, seconds: Floats) -> Floats:
         """Layers of each stage that take no longer."""
         fits = layers_within(seconds[:, None], self.slope, self.base)
-        return np.minimum(np.maximum(fits, self.low), self.most)
+        return np.asarray(np.minimum(np.maximum(fits, self.low), self.most))
 
     def held(self, seconds: Floats) -> Floats:
         """Layers of all stages."""

@@ -107,7 +107,7 @@ def _of_offer(offer: Offer, degrees: Sequence[int], most: int) -> Iterator[tuple
 
 def count_multisets(resources: Resources, depth: int) -> float:
     """How many sets of at most `depth` stages there are, at most (packing is not looked at)."""
-    ways = np.zeros(depth + 1)
+    ways: Floats = np.zeros(depth + 1)
     ways[0] = 1
     for kind in resources.kinds:
         offer = next(o for o in resources.cluster.offers if o.instance.name == kind.instance)
