@@ -112,7 +112,7 @@ def count_multisets(resources: Resources, depth: int) -> float:
     for kind in resources.kinds:
         offer = next(o for o in resources.cluster.offers if o.instance.name == kind.instance)
         most = min(depth, offer.count * (offer.instance.gpu_count // kind.tensor_parallel))
-        ways = np.convolve(ways, np.ones(most + 1))[: depth + 1]
+        ways = np.convolve(ways, np.ones(most + 1))[: depth + 1].astype(np.float64)
     return float(ways.sum())
 
 
