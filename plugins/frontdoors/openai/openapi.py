@@ -171,11 +171,13 @@ def _content(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
         return {operation.answer: {"schema": {"type": "string"}}}
     content = {_JSON: {"schema": schema_of[str(operation.answer)]}}
     if operation.chunk is not None:
-        content[_EVENTS] = {"schema": _event(schema_of[str(operation.chunk)])}
+        shapes = [schema_of[str(operation.chunk)], schema_of[str(ErrorBody)]]
+        content[_EVENTS] = {"schema": _event(shapes)}
     return content
 
 
-def _event(chunk: Any) -> dict[str, Any]:
-    """One server-sent event; its data is JSON in a string, or `[DONE]`."""
-    data = {"type": "string", "contentMediaType": _JSON, "contentSchema": chunk}
+def _event(shapes: list[Any]) -> dict[str, Any]:
+    """One server-sent event; its data is `[DONE]`, or JSON of one of `shapes` in a string."""
+    told = {"contentMediaType": _JSON, "contentSchema": {"anyOf": shapes}}
+    data = {"type": "string", "anyOf": [{"const": "[DONE]"}, told]}
     return {"type": "object", "required": ["data"], "properties": {"data": data}}

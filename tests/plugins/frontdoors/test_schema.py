@@ -59,16 +59,21 @@ def operations() -> list[tuple[str, str]]:
     return [(operation.path, operation.method) for operation in OPERATIONS]
 
 
-@pytest.mark.parametrize(("path", "method"), operations())
-def test_no_server_error_and_no_undocumented_shape(url: str, path: str, method: str) -> None:
-    described = json.loads(document(with_keys=False))
+def described(url: str) -> Any:
+    """What the document says of the front door at `url`, for schemathesis."""
+    whole = json.loads(document(with_keys=False))
     # Only the model that is served gets past the first check.
-    for body in described["components"]["schemas"].values():
+    for body in whole["components"]["schemas"].values():
         if "model" in body.get("properties", {}) and body["title"].endswith("Request"):
             body["properties"]["model"] = {"enum": [MODEL]}
-    api = schemathesis.openapi.from_dict(described)
+    api = schemathesis.openapi.from_dict(whole)
     api.config.update(base_url=url)
-    operation = api[path][method]
+    return api
+
+
+@pytest.mark.parametrize(("path", "method"), operations())
+def test_no_server_error_and_no_undocumented_shape(url: str, path: str, method: str) -> None:
+    operation = described(url)[path][method]
     modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
     cases = st.one_of([operation.as_strategy(generation_mode=mode) for mode in modes])
 
@@ -82,6 +87,23 @@ def test_no_server_error_and_no_undocumented_shape(url: str, path: str, method: 
     met: set[int] = set()
     answers()
     assert (404 if "{model}" in path else 200) in met
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "fox"}]}),
+        ("/v1/completions", {"prompt": "fox"}),
+    ],
+)
+def test_a_whole_stream_is_as_the_document_says(url: str, path: str, body: dict[str, Any]) -> None:
+    case = described(url)[path]["post"].Case(
+        body={"model": MODEL, "stream": True, "max_tokens": 3, **body},
+        media_type="application/json",
+    )
+    response = case.call()
+    assert response.content.endswith(b"data: [DONE]\n\n")
+    case.validate_response(response, checks=CHECKS)
 
 
 @pytest.mark.parametrize("usage", [True, False])
