@@ -1,6 +1,6 @@
 """Speed of the embedded engine, and what a second engine on the same tensor stores costs.
 
-    python benchmarks/embedded_engine.py MODEL_DIR WEIGHT_STORE BASE/MODEL
+    python -m benchmarks.embedded_engine MODEL_DIR WEIGHT_STORE BASE/MODEL
 
 The weight store must hold the model for the degrees 1 and 3 (`shuntserve weights push --tp 1,3`).
 Prints the machine's load first: a busy machine makes every figure worthless.

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import torch
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from collections.abc import Mapping
 
-from shuntserve_core.interfaces.engine import EngineLaunch
+import torch
+
 from shuntserve_core.tensorstore import KvLease, StoreClient
-from shuntserve_plugins.engines.embedded import distributed
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec, kv_blocks, longest
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
+from shuntserve_plugins.engines.embedded.mesh import Layout, meet
+from shuntserve_plugins.engines.embedded.peers import Door
 from shuntserve_plugins.engines.embedded.rank import Rank, cache_of
 from shuntserve_plugins.engines.embedded.stage import Stage
 from shuntserve_plugins.engines.embedded.weights import lent_tensors
 
 
-def open_meeting(launch: EngineLaunch, port: int = 0) -> TCPStore:
-    """The meeting point of the ranks; see `distributed.open_store`."""
-    return distributed.open_store(launch, port)
-
-
 class RankProcess:
-    """A rank with its weights, ready to own KV memory.  Returns when all ranks are so far."""
+    """A rank with its weights, ready to own KV memory.
 
-    def __init__(self, spec: WorkerSpec, meeting: TCPStore) -> None:
+    Its peers knock at `door`; `addresses` are the doors of all ranks.
+    """
+
+    def __init__(self, spec: WorkerSpec, door: Door, addresses: Mapping[int, str]) -> None:
         torch.set_num_threads(spec.threads)
         launch, place = spec.launch, spec.launch.ranks[spec.rank]
         geometry = read_geometry(launch.model_dir)
@@ -34,7 +33,8 @@ class RankProcess:
         shard = launch.shard(spec.rank)
         self._store.load(shard)
         attachment = self._store.attach(shard)
-        group, pipe = distributed.join(launch, spec.rank, meeting)
+        layout = Layout(launch, spec.rank)
+        group, pipe = meet(layout, door, addresses, launch.link_token, launch.model.hidden)
         stage = Stage(
             geometry,
             lent_tensors(attachment),

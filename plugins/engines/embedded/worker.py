@@ -17,10 +17,11 @@ from typing import Any
 import cattrs
 
 from shuntserve_core.errors import UserError
-from shuntserve_plugins.engines.embedded.control import Hub, PeerLost, Spoke, watch_or_end
+from shuntserve_plugins.engines.embedded.control import Hub, Spoke, watch_or_end
 from shuntserve_plugins.engines.embedded.driver import Driver
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
+from shuntserve_plugins.engines.embedded.peers import Door, PeerLost
 from shuntserve_plugins.engines.embedded.plan import pack_choices, unpack_plan
 
 # Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
@@ -56,13 +57,13 @@ def _lead(spec: WorkerSpec) -> None:
     report(event="listening", address=driver.server.start(f"{launch.ranks[0].host}:0"))
     signal.signal(signal.SIGTERM, lambda *_: driver.stop())
 
-    from shuntserve_plugins.engines.embedded.process import RankProcess, open_meeting
+    from shuntserve_plugins.engines.embedded.process import RankProcess
 
-    meeting = open_meeting(launch)
     hub.accept()
+    door = _door(spec)
+    addresses = hub.introduce(door.address)
     watch_or_end(hub.watch, driver.from_ranks)
-    hub.tell({"port": meeting.port})
-    process = RankProcess(spec, meeting)
+    process = RankProcess(spec, door, addresses)
     report(event="ready")
     driver.run(process)
 
@@ -71,6 +72,8 @@ def _follow(spec: WorkerSpec) -> None:
     """Any other rank: does as rank 0 says."""
     launch = spec.launch
     spoke = Spoke(launch.rendezvous, launch.link_token, spec.rank)
+    door = _door(spec)
+    addresses = spoke.introduce(door.address)
     inbox: SimpleQueue[Any] = SimpleQueue()
 
     def listen() -> None:
@@ -79,9 +82,9 @@ def _follow(spec: WorkerSpec) -> None:
 
     watch_or_end(listen)
 
-    from shuntserve_plugins.engines.embedded.process import RankProcess, open_meeting
+    from shuntserve_plugins.engines.embedded.process import RankProcess
 
-    process = RankProcess(spec, open_meeting(launch, inbox.get()["port"]))
+    process = RankProcess(spec, door, addresses)
     spoke.tell("ready")
     report(event="ready")
     while True:
@@ -94,6 +97,12 @@ def _follow(spec: WorkerSpec) -> None:
             choices = process.rank.step(plan)
             if choices:
                 spoke.tell(pack_choices(choices))
+
+
+def _door(spec: WorkerSpec) -> Door:
+    """Where this rank's peers find it."""
+    launch = spec.launch
+    return Door(f"{launch.ranks[spec.rank].host}:0", launch.link_token, len(launch.ranks))
 
 
 def _end_with_agent() -> None:

@@ -16,7 +16,7 @@ from typing import Self
 from attrs import frozen
 
 from shuntserve_core.interfaces.engine import EngineLaunch, RankLaunch, WorkerCommand
-from shuntserve_core.link import LinkClient
+from shuntserve_core.link import LinkClient, LinkPolicy
 from shuntserve_core.types import ModelSpec
 from shuntserve_core.types.request import EngineRequest, StepOutput
 from shuntserve_plugins.engines.embedded.engine import Embedded
@@ -103,6 +103,10 @@ def launch_of(
     )
 
 
+_PATIENT = LinkPolicy(missed=100)
+"""Other tests are about how soon an engine is missed."""
+
+
 class EngineProcesses:
     """Every rank of an engine, forked if there is a template; killed at the end of the block."""
 
@@ -131,7 +135,7 @@ class EngineProcesses:
 
     async def link(self) -> LinkClient:
         """Open the link."""
-        return await LinkClient.connect(self.address, TOKEN)
+        return await LinkClient.connect(self.address, TOKEN, _PATIENT)
 
     def __enter__(self) -> Self:
         return self
