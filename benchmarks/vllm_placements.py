@@ -1,6 +1,6 @@
 """Greedy tokens of every placement against stock vLLM in one process, and transformers.
 
-    python benchmarks/vllm_placements.py llama qwen3 smollm2
+    python -m benchmarks.vllm_placements llama qwen3 smollm2 [--smollm2 MODEL_DIR]
 
 Small random models, and SmolLM2-135M; float32; 8 requests at once; weights from a TRAW store, with
 the safetensors out of reach.  Prints how many requests are equal, and how long each engine took.
@@ -97,20 +97,31 @@ async def compare(
     )
 
 
-def made(kind: str, directory: Path) -> tuple[StoredModel, list[Placement]]:
+def made(kind: str, directory: Path, smollm2: Path | None) -> tuple[StoredModel, list[Placement]]:
     """A model, and where it is tried."""
     if kind == "smollm2":
-        checkpoint = make_model_directory(directory / "SmolLM2-135M")
-        return stored(checkpoint, directory, "llama", [1, 3]), LARGE
+        there = directory / "SmolLM2-135M"
+        if smollm2 is None:
+            make_model_directory(there)
+        else:
+            _link(smollm2, there)
+        return stored(there, directory, "llama", [1, 3]), LARGE
     return build(kind, directory, [1, 2, 4]), SMALL
 
 
-def main(kinds: list[str]) -> None:
+def _link(there: Path, here: Path) -> None:
+    """The same files by other names, which can be taken away."""
+    here.mkdir()
+    for file in there.iterdir():
+        (here / file.name).symlink_to(file.resolve())
+
+
+def main(kinds: list[str], smollm2: Path | None) -> None:
     """Every kind in every placement."""
     with TemplateForTests(Vllm()) as template:
         for kind in kinds:
             with tempfile.TemporaryDirectory() as name:
-                model, placements = made(kind, Path(name))
+                model, placements = made(kind, Path(name), smollm2)
                 expected = reference(model)
                 said = stock(model, greedy_requests(8, min(model.spec.vocab, 500)))
                 for placement in placements:
@@ -120,4 +131,6 @@ def main(kinds: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="+", choices=["llama", "qwen3", "smollm2"])
-    main(parser.parse_args().kinds)
+    parser.add_argument("--smollm2", type=Path, help="its directory, if it is there already")
+    arguments = parser.parse_args()
+    main(arguments.kinds, arguments.smollm2)
