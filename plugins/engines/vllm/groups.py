@@ -12,12 +12,14 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from vllm.distributed import parallel_state
+from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
 from vllm.distributed.parallel_state import (
     GroupCoordinator,
     TensorMetadata,
@@ -53,6 +55,20 @@ def build_groups(degrees: Sequence[int]) -> None:
     parallel_state._PCP = group(singles, "pcp")
     parallel_state._DP = group(singles, "dp")
     parallel_state._PP = StagesGroup(stages, world, backend)
+
+
+def unname_shared_memory() -> None:
+    """Take away the name of the memory that this rank shares with others on a CPU.
+
+    All of a group have it by the time that the group is made.  vLLM would keep the name until the
+    process ends in good order; left behind by one that is killed, it holds its memory for ever, and
+    keeps an engine that is given the same port from starting.
+    """
+    for group in (parallel_state.get_tp_group(), parallel_state.get_pp_group()):
+        shared = getattr(group.device_communicator, "dist_module", None)
+        if isinstance(shared, _CPUSHMDistributed):
+            name = f"{shared.group_name}_{shared.communicator.rank}"
+            Path("/dev/shm", name).unlink(missing_ok=True)  # noqa: S108 - where shm_open puts it
 
 
 class StagesGroup(GroupCoordinator):

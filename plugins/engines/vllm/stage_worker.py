@@ -13,7 +13,7 @@ from vllm.platforms import current_platform
 
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
-from shuntserve_plugins.engines.vllm.groups import build_groups
+from shuntserve_plugins.engines.vllm.groups import build_groups, unname_shared_memory
 from shuntserve_plugins.engines.vllm.lending import KvMemory, LentMemory
 from shuntserve_plugins.engines.vllm.resumption import ResumableRequests
 
@@ -50,6 +50,7 @@ class StageWorker(Base):
         if self._ragged:
             self._join()
         super().init_device()
+        unname_shared_memory()
         self.model_runner.requests = ResumableRequests()
 
     def _join(self) -> None:

@@ -296,6 +296,24 @@ SYMBOLS = (
         "groups: replaced",
         "0a2595d78a8a3a1f",
     ),
+    Symbol(
+        "distributed.device_communicators.cpu_communicator",
+        "_CPUSHMDistributed.__init__",
+        "groups: its memory needs no name from then on",
+        "89e131af2cabb268",
+    ),
+    Symbol(
+        "distributed.device_communicators.cpu_communicator",
+        "_CPUSHMDistributed.make_group_name",
+        "groups: the name, before the rank's number",
+        "e09abfe3fe7111a8",
+    ),
+    Symbol(
+        "distributed.device_communicators.cpu_communicator",
+        "_CPUSHMDistributed._init_cpu_shm",
+        "groups: returns when all have the memory",
+        "73b1dcd57ee2e05a",
+    ),
     Symbol("distributed.parallel_state", "_split_tensor_dict", "groups: used", "264c5c3ce0e28943"),
     Symbol(
         "distributed.utils", "get_pp_indices", "engine: VLLM_PP_LAYER_PARTITION", "f47b8eaea768d275"

@@ -55,6 +55,16 @@ async def serving(
             link.close()
 
 
+def shared_memory(engine: Forked) -> set[str]:
+    """What its ranks share on a CPU, as the kernel calls it: `(deleted)` once it has no name."""
+    maps = [Path(f"/proc/{rank.pid}/maps").read_text() for rank in engine.ranks]
+    return {
+        line[line.index("/dev/shm/") :]
+        for line in "\n".join(maps).splitlines()
+        if "-cpushm_" in line
+    }
+
+
 def greedy_requests(count: int, vocab: int, tokens: int = 24) -> list[EngineRequest]:
     """Prompts of 5 to 68 tokens."""
     sampling = SamplingParams(max_tokens=tokens, temperature=0)

@@ -19,6 +19,7 @@ from tests.plugins.engines.vllm.serving import (
     greedy_requests,
     reference,
     serving,
+    shared_memory,
     together,
 )
 
@@ -37,11 +38,14 @@ async def _agrees(
     requests = greedy_requests(8, min(model.spec.vocab, 500), tokens)
     expected = reference(model)
     with Stores(tmp_path, sum(degrees)) as stores:
-        async with serving(launch_of(model, layers, degrees, stores), template) as (_, link):
+        async with serving(launch_of(model, layers, degrees, stores), template) as (engine, link):
             outputs = await together(link, requests)
+            shared = shared_memory(engine)
     for request, output in zip(requests, outputs, strict=True):
         assert len(output.tokens) == tokens
         assert expected.agrees(request, output)
+    assert len(shared) == max(degrees)
+    assert all(file.endswith("(deleted)") for file in shared), "survives a SIGKILL"
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])

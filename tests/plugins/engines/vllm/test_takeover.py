@@ -23,7 +23,7 @@ from tests.plugins.engines.embedded.processes import (
     until,
 )
 from tests.plugins.engines.vllm.models import StoredModel, launch_of
-from tests.plugins.engines.vllm.serving import PATIENT, Forked, reference, serving
+from tests.plugins.engines.vllm.serving import PATIENT, Forked, reference, serving, shared_memory
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,6 +39,9 @@ async def test_the_next_engine_takes_over_and_ends_when_a_rank_does(
         launch = launch_of(llama, LAYERS, DEGREES, stores, engine_id="old")
         async with serving(launch, template) as (old, link):
             before = store.stats()
+            shared = shared_memory(old)
+            assert len(shared) == 2, "the pipeline of a full grid has memory of its own"
+            assert all(file.endswith("(deleted)") for file in shared), "survives a SIGKILL"
             successor = launch_of(llama, LAYERS, DEGREES, stores, engine_id="new")
             with Forked(successor, template, Vllm(silence_seconds=2.0)) as new:
                 await asyncio.to_thread(new.wait_ready)
