@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 
 import torch
@@ -44,6 +45,7 @@ class RankProcess:
         )
         self.rank = Rank(stage, pipe, samples=stage.last and group.rank == 0)
         self.rank.warm_up()
+        _give_back_free_memory()
 
     def own_memory(self) -> None:
         """Lease KV memory; waits until the engine before has given it back."""
@@ -52,3 +54,10 @@ class RankProcess:
             self._lease = self._store.kv_lease(owner, nbytes)
             memory = torch.frombuffer(self._lease.memory, dtype=torch.float32)
             self.rank.cache = cache_of(self.rank.stage, self._blocks, memory)
+
+
+def _give_back_free_memory() -> None:
+    """What setting up took and freed; the C library would keep it, beside another engine."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)

@@ -26,10 +26,13 @@ from shuntserve_plugins.engines.embedded.plan import pack_choices, unpack_plan
 
 # Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
 
+_structure = cattrs.global_converter.get_structure_hook(WorkerSpec)
+"""Made now, since making it takes more memory than using it: forked workers share that."""
+
 
 def main() -> None:
     """The process."""
-    spec = cattrs.structure(json.loads(sys.stdin.readline()), WorkerSpec)
+    spec: WorkerSpec = _structure(json.loads(sys.stdin.readline()), WorkerSpec)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the control plane's
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     threading.Thread(target=_end_with_agent, daemon=True).start()

@@ -1,0 +1,147 @@
+"""Connections between the ranks of an engine, and proof that the other side belongs to it."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import socket
+import struct
+import time
+from collections.abc import Collection
+from typing import Any
+
+import msgpack
+
+_LENGTH = struct.Struct("<I")
+_NONCE_BYTES = 16
+_LONGEST = 64 << 20
+_CONNECT_SECONDS = 120.0
+_PROOF_SECONDS = 5.0
+_RETRY_SECONDS = 0.02
+_BUFFER_BYTES = 128 << 10
+
+
+class PeerLost(Exception):
+    """The other side has gone, or is not what it should be."""
+
+
+class Door:
+    """Where other ranks knock.  Port 0 takes a free one; `address` says which."""
+
+    def __init__(self, address: str, token: str, backlog: int) -> None:
+        host, _, port = address.rpartition(":")
+        self._token = token.encode()
+        self._listener = socket.create_server((host, int(port)), backlog=backlog)
+        self.address = f"{host}:{self._listener.getsockname()[1]}"
+
+    def admit(self, ranks: Collection[int]) -> dict[int, socket.socket]:
+        """Wait for these ranks, once each, and close.  Strangers are turned away."""
+        inside: dict[int, socket.socket] = {}
+        self._listener.settimeout(_CONNECT_SECONDS)
+        while len(inside) < len(ranks):
+            sock, _ = self._listener.accept()
+            sock.settimeout(_PROOF_SECONDS)
+            try:
+                rank = self._verify(sock)
+                if rank not in ranks or rank in inside:
+                    raise PeerLost(f"there is no rank {rank}, or it is here already")
+            except (PeerLost, OSError, TypeError, ValueError):
+                sock.close()  # the rank itself will come yet
+                continue
+            _tune(sock)
+            inside[rank] = sock
+        self._listener.close()
+        return inside
+
+    def _verify(self, sock: socket.socket) -> int:
+        nonce = os.urandom(_NONCE_BYTES)
+        send(sock, nonce)
+        rank, proof = receive(sock)
+        if not hmac.compare_digest(proof, _proof(self._token, nonce, rank)):
+            raise PeerLost("it does not know the token")
+        return int(rank)
+
+
+def knock(address: str, token: str, rank: int) -> socket.socket:
+    """Connect to a `Door` as `rank`, once it is there.  Raises `PeerLost`."""
+    host, _, port = address.rpartition(":")
+    sock = _connect(host, int(port))
+    nonce = receive(sock)
+    send(sock, (rank, _proof(token.encode(), nonce, rank)))
+    _tune(sock)
+    return sock
+
+
+def packed(message: Any) -> bytes:
+    """A message as it is sent."""
+    body: bytes = msgpack.packb(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def send(sock: socket.socket, message: Any) -> None:
+    """Send a message.  Raises `PeerLost`."""
+    send_bytes(sock, packed(message))
+
+
+def send_bytes(sock: socket.socket, data: bytes | memoryview) -> None:
+    """Send bytes whose number the other side knows.  Raises `PeerLost`."""
+    try:
+        sock.sendall(data)
+    except OSError as error:
+        raise PeerLost(str(error)) from error
+
+
+def receive(sock: socket.socket) -> Any:
+    """The next message; keys of maps may be numbers, as in `logit_bias`.  Raises `PeerLost`."""
+    try:
+        length_bytes = bytearray(_LENGTH.size)
+        receive_into(sock, memoryview(length_bytes))
+        (length,) = _LENGTH.unpack(length_bytes)
+        if length > _LONGEST:
+            raise PeerLost(f"it announced {length} bytes")
+        body = bytearray(length)
+        receive_into(sock, memoryview(body))
+        return msgpack.unpackb(body, strict_map_key=False)
+    except ValueError as error:
+        raise PeerLost(str(error)) from error
+
+
+def receive_into(sock: socket.socket, room: memoryview) -> None:
+    """Fill `room` with what comes.  Raises `PeerLost`."""
+    try:
+        while room:
+            count = sock.recv_into(room, 0, socket.MSG_WAITALL)
+            if not count:
+                raise PeerLost("the connection was closed")
+            room = room[count:]
+    except OSError as error:
+        raise PeerLost(str(error)) from error
+
+
+def _connect(host: str, port: int) -> socket.socket:
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    while True:
+        try:
+            sock = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise PeerLost(f"{host}:{port} does not answer: {error}") from error
+            time.sleep(_RETRY_SECONDS)
+        else:
+            sock.settimeout(None)
+            return sock
+
+
+def _tune(sock: socket.socket) -> None:
+    """No delay for small messages, and a silent host counts as dead after some seconds."""
+    sock.settimeout(None)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+        sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def _proof(token: bytes, nonce: bytes, rank: int) -> bytes:
+    return hmac.digest(token, nonce + str(rank).encode(), "sha256")
