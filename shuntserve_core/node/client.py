@@ -44,7 +44,7 @@ class AgentClient:
         """Unix socket of each GPU's tensor store, on the node; known after `describe`."""
 
     async def _call(
-        self, method: str, path: str, body: Any = None, *, seconds: float = _CALL_SECONDS
+        self, method: str, path: str, body: Any = None, *, seconds: float | None = _CALL_SECONDS
     ) -> Any:
         try:
             async with self._session.request(
@@ -87,9 +87,13 @@ class AgentClient:
     async def start_engine(
         self, engine_id: str, commands: Sequence[WorkerCommand], launch: Mapping[str, Any]
     ) -> None:
-        """Start workers; `launch` is given back by `describe` for adoption."""
+        """Start workers; `launch` is given back by `describe` for adoption.
+
+        Has no limit of its own: workers may have to wait for what they are forked from, and the
+        caller knows how long an engine may take to start.
+        """
         body = {"commands": [body_of(command) for command in commands], "launch": dict(launch)}
-        await self._call("POST", f"/v1/engines/{engine_id}", body)
+        await self._call("POST", f"/v1/engines/{engine_id}", body, seconds=None)
 
     async def stop_engine(self, engine_id: str, grace: float = 1.0) -> None:
         """End the workers of an engine."""

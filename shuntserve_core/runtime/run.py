@@ -158,8 +158,8 @@ class PipelineRun:
             if self._settings.engine.needs_weights:
                 await asyncio.gather(*(self._load(launch, i) for i in range(len(launch.ranks))))
             self.machine.to(PipelineState.STARTING, "weights loaded")
-            await self._start_workers(launch)
             async with asyncio.timeout(self._settings.start_seconds):
+                await self._start_workers(launch)
                 await self._connect(await self._address)
                 await self._all_ready.wait()
                 await self._stand_by()
