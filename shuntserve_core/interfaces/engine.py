@@ -8,7 +8,8 @@ stores serve all.
 Every worker process reports on its standard output, one JSON object a line:
 
 * `{"event": "listening", "address": "host:port"}` once its link is open (rank 0 only);
-* `{"event": "ready"}` when it has its weights and could serve if it owned KV memory.
+* `{"event": "ready"}` when it has its weights and could serve if it owned KV memory; with
+  `"weights": {"lent": bytes, "copied": bytes}`, how much of them is the tensor store's own memory.
 
 It ends on SIGTERM, and when its standard input closes (its agent has died).
 """

@@ -70,6 +70,8 @@ class PipelineRun:
         self.serving_since: float | None = None
         self.switch_seconds: float | None = None
         """How long the GPUs served nobody at the switch to this engine."""
+        self.copied_bytes = 0
+        """Of its weights, what its workers said that they had to copy."""
         self._nodes = {name: nodes[name] for name in nodes_of(plan)}
         self._settings = settings
         self._launched: EngineLaunch | None = None
@@ -219,6 +221,7 @@ class PipelineRun:
             self._address.set_result(str(event["address"]))
         elif kind == "ready":
             self._ready.add(worker)
+            self.copied_bytes += int(event.get("weights", {}).get("copied", 0))
             if self._ready >= self._workers:
                 self._all_ready.set()
         elif kind == "exit" and self.live:

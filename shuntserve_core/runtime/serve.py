@@ -8,7 +8,7 @@ import fcntl
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,16 @@ from shuntserve_core.runtime.durations import Stopwatch
 from shuntserve_core.runtime.launches import EngineSettings
 from shuntserve_core.runtime.manager import Manager
 from shuntserve_core.runtime.places import state_dir_of
+from shuntserve_core.runtime.run import PipelineRun
 from shuntserve_core.types import Cluster, Placement
 
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 30.0
 """How long requests under way may take to finish after the first signal."""
+
+SMALL_COPIES = 1_000_000
+"""Bytes: biases, for example, may have to be put together, which is not worth a word."""
 
 
 @frozen
@@ -112,6 +116,18 @@ def place(config: Config) -> tuple[Placement, tuple[str, ...]]:
         f"{name}#{left[name] + index}" for name, count in spares.items() for index in range(count)
     )
     return placement, names
+
+
+def copies_warning(runs: Iterable[PipelineRun], dtype: str) -> str:
+    """A line about weights that engines could not borrow; empty if that is nothing to speak of."""
+    copied = sum(run.copied_bytes for run in runs)
+    if copied < SMALL_COPIES:
+        return ""
+    return (
+        f"engines hold {copied / 1e6:.0f} MB of weights in copies of their own, beside the tensor "
+        f"stores', and so will each engine that comes after them: the weights are not stored as "
+        f"model.dtype = {dtype!r}; store them so, or give the type that they are stored as"
+    )
 
 
 @contextlib.contextmanager
@@ -197,6 +213,9 @@ class _Server:
                     f"control: {control_url}, loopback only, secret in {self._state_dir}",
                     *self._launcher.security_posture(),
                 )
+                warning = copies_warning(self._cluster.runs.values(), settings.model.dtype)
+                if warning:
+                    logger.warning(warning)
                 on_ready(Report(url, control_url, placement, spares, security))
                 await stopped
             coming_up.cancel()
