@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 import pytest_asyncio
-from attrs import evolve, frozen
+from attrs import evolve
 
 from shuntserve_core.link import LinkClient
 from shuntserve_core.types.request import EngineRequest, SamplingParams, StepOutput
 from shuntserve_plugins.engines.vllm.engine import Vllm
-from shuntserve_plugins.frontdoors.openai.door import OpenAIFrontDoor
 from tests.plugins.engines.embedded.forked import TemplateForTests
 from tests.plugins.engines.embedded.processes import Stores
-from tests.plugins.engines.vllm.cutting import CuttingDispatcher
+from tests.plugins.engines.vllm.cutting import door
 from tests.plugins.engines.vllm.models import StoredModel, launch_of
 from tests.plugins.engines.vllm.serving import serving, together
 
@@ -137,73 +134,6 @@ async def test_a_constraint_that_is_none_is_refused(
     assert refused.bad_request
 
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-CHARACTERS = "🙂🎉𝄞é"
-"""The tokenizer knows their bytes only, so that each is as many tokens as it has bytes."""
-WRITTEN = {"type": "string", "pattern": f"^[{CHARACTERS}]{{9}}$"}
-TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
-
-
-@frozen
-class Answer:
-    pieces: tuple[str, ...]
-    finish: str | None
-    tokens: int
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-
-@frozen
-class Door:
-    """The front door over an engine, cut where one likes."""
-
-    client: openai.AsyncOpenAI
-    dispatcher: CuttingDispatcher
-
-    async def ask(self, cut: int = 0, **options: Any) -> Answer:
-        """A streamed answer, interrupted after `cut` tokens if there are so many."""
-        self.dispatcher.cut = cut
-        stream = await self.client.chat.completions.create(
-            model="model",
-            messages=[{"role": "user", "content": "import sys"}],
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": "written", "schema": WRITTEN},
-            },
-            max_tokens=60,
-            temperature=1.0,
-            seed=5,
-            stream=True,
-            stream_options={"include_usage": True},
-            **options,
-        )
-        chunks = [chunk async for chunk in stream]
-        choices = [choice for chunk in chunks for choice in chunk.choices]
-        usage = chunks[-1].usage
-        assert usage
-        return Answer(
-            tuple(choice.delta.content or "" for choice in choices),
-            choices[-1].finish_reason,
-            usage.completion_tokens,
-        )
-
-
-@asynccontextmanager
-async def door(link: LinkClient, model: StoredModel, tmp_path: Path) -> AsyncIterator[Door]:
-    template = tmp_path / "template.jinja"
-    template.write_text(TEMPLATE)
-    dispatcher = CuttingDispatcher(link)
-    served = OpenAIFrontDoor(port=0, chat_template=str(template))
-    url = await served.start(dispatcher, str(model.directory), "model")
-    try:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
-            yield Door(client, dispatcher)
-    finally:
-        await served.drain(0.0)
-
-
 async def test_a_character_is_whole_wherever_its_bytes_are_cut(
     link: LinkClient, llama: StoredModel, tmp_path: Path
 ) -> None:
@@ -215,7 +145,7 @@ async def test_a_character_is_whole_wherever_its_bytes_are_cut(
         for cut in range(1, whole.tokens):
             again = await asked.ask(cut)
             assert again == whole
-            assert not any(REPLACEMENT in piece for piece in again.pieces)
+            assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in again.pieces)
         assert asked.dispatcher.counters.migrated == {"planned": whole.tokens - 1}
 
 
