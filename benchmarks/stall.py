@@ -7,7 +7,9 @@ between tokens), keeps streams running, and has a pipeline replaced after a noti
 process of its first rank, of another rank, or the agent of its first node.
 
 The stall of an event is the longest gap, over all streams, that began before the event or at most
-0.1 s after it.  The ordinary gap is the mean of all gaps.
+0.1 s after it.  The ordinary gap is the mean of all gaps.  Part of a stall is inherent: the tokens
+of the requests that moved are computed once more.  How long that takes is measured with a prompt of
+its own, and what is left beyond it and an ordinary step is printed too.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from shuntserve_core.testing.chaos.disturbances import settled
 
 KINDS = ("planned", "rank0", "rank", "agent")
 BEGAN_AFTER = 0.1
+AWAY = 2.0
+"""Seconds that a node stays away."""
 
 
 def stall(load: Load, at: float) -> float:
@@ -48,14 +52,16 @@ def stall(load: Load, at: float) -> float:
     return max(around, default=0.0)
 
 
-async def happen(served: Served, kind: str) -> float:
+async def happen(served: Served, kind: str, notice: float) -> float:
     """Have it happen to a busy pipeline; the time at which it did."""
     run = await busy(served, several=kind == "rank")
     node = run["stages"][0]["node"]
     if kind == "planned":
-        await served.tell(node, "notice", 300.0)
-        at = await moved(served, run["name"])
-        await served.tell(node, "withdrawn")
+        told = time.time()
+        await served.tell(node, "notice", notice)
+        at = await moved(served, run["name"], told)
+        await asyncio.sleep(max(0.0, told + notice + AWAY - time.time()))
+        await served.tell(node, "restored")
         return at
     if kind == "agent":
         victim = served.agent_pid(node)
@@ -65,7 +71,7 @@ async def happen(served: Served, kind: str) -> float:
     at = time.time()
     os.kill(victim, signal.SIGKILL)
     if kind == "agent":
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(AWAY)
         await served.tell(node, "restored")
     return at
 
@@ -86,12 +92,33 @@ async def has_ranks(served: Served) -> bool:
     return any([len(await served.workers(run["engine_id"])) > 1 for run in runs])
 
 
-async def moved(served: Served, name: str) -> float:
+async def moved(served: Served, name: str, since: float) -> float:
+    """When that pipeline's requests went elsewhere."""
     while True:
         for line in (await served.status())["history"]:
-            if line["what"] == "requests move" and line["pipeline"] == name:
+            ours = line["what"] == "requests move" and line["pipeline"] == name
+            if ours and line["time"] >= since:
                 return float(line["time"])
         await asyncio.sleep(0.2)
+
+
+async def recomputed(served: Served) -> int:
+    """Tokens that were computed again for requests that moved, so far."""
+    return int((await served.status())["requests"]["counters"]["recomputed_tokens"])
+
+
+async def prefill_rate(served: Served, model: str, tokens: int) -> float:
+    """Prompt tokens a second, the cluster being idle: median of three prompts."""
+    rates = []
+    for number in range(3):
+        prompt = [100 + (number + token) % 300 for token in range(tokens)]
+        body = {"model": model, "prompt": prompt, "max_tokens": 1}
+        started = time.perf_counter()
+        async with served.session.post(f"{served.url}/v1/completions", json=body) as response:
+            response.raise_for_status()
+            await response.read()
+        rates.append(tokens / (time.perf_counter() - started))
+    return statistics.median(rates)
 
 
 async def measure(served: Served, options: argparse.Namespace) -> dict[str, Any]:
@@ -101,18 +128,27 @@ async def measure(served: Served, options: argparse.Namespace) -> dict[str, Any]
     for kind in options.kinds.split(","):
         if kind == "rank" and not await has_ranks(served):
             continue
-        stalls = []
+        stalls, again = [], []
         for _ in range(options.events):
             await settled(served, 300.0)
-            at = await happen(served, kind)
+            before = await recomputed(served)
+            at = await happen(served, kind, options.notice)
             await asyncio.sleep(options.after)
-            stalls.append(stall(load, at))
-            sys.stderr.write(f"{kind}: {1e3 * stalls[-1]:.1f} ms\n")
-        report[kind] = {"events": len(stalls), "stalls_ms": [1e3 * stall for stall in stalls]}
+            stalls.append(1e3 * stall(load, at))
+            again.append(await recomputed(served) - before)
+            sys.stderr.write(f"{kind}: {stalls[-1]:.1f} ms, {again[-1]} tokens again\n")
+        report[kind] = {"events": len(stalls), "stalls_ms": stalls, "recomputed_tokens": again}
     failed = await load.end(streams)
     gaps = [gap for answer in load.answers for _, gap in answer.gaps]
+    ordinary = 1e3 * statistics.fmean(gaps)
+    await settled(served, 300.0)
+    rate = await prefill_rate(served, load.model, options.prefill)
+    for row in report.values():
+        each = zip(row["stalls_ms"], row["recomputed_tokens"], strict=True)
+        row["beyond_ms"] = [took - ordinary - 1e3 * tokens / rate for took, tokens in each]
     return {
-        "ordinary_gap_ms": 1e3 * statistics.fmean(gaps),
+        "ordinary_gap_ms": ordinary,
+        "prefill_tokens_a_second": rate,
         "streams_failed": failed,
         "kinds": report,
         "durations": (await served.status())["requests"]["durations"]["stall"],
@@ -141,18 +177,25 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=400)
     parser.add_argument("--after", type=float, default=1.0, help="seconds to watch after an event")
+    parser.add_argument("--notice", type=float, default=8.0, help="seconds of a notice")
+    parser.add_argument("--prefill", type=int, default=256, help="tokens to measure prefill with")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     report = asyncio.run(run(options))
     if options.json:
         print(json.dumps(report, indent=2))
         return
-    print(f"ordinary gap {report['ordinary_gap_ms']:.1f} ms, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"ordinary gap {report['ordinary_gap_ms']:.1f} ms, "
+        f"prefill {report['prefill_tokens_a_second']:.0f} tokens/s, load {os.getloadavg()[0]:.1f}"
+    )
     for kind, row in report["kinds"].items():
         stalls = row["stalls_ms"]
         print(
             f"{kind:8} {row['events']} events: stall median {statistics.median(stalls):.1f} ms, "
-            f"worst {max(stalls):.1f} ms"
+            f"worst {max(stalls):.1f} ms; {statistics.median(row['recomputed_tokens']):.0f} tokens "
+            f"again; beyond that and a step {statistics.median(row['beyond_ms']):.1f} ms, "
+            f"worst {max(row['beyond_ms']):.1f} ms"
         )
     print(f"streams failed: {report['streams_failed']}")
 
