@@ -1,7 +1,8 @@
 """Rank 0's word to the other ranks, and their results; also how each notices that another died.
 
 One TCP connection from every rank to rank 0.  A rank that loses it ends at once, and so does rank
-0 when it loses any: an engine is whole or gone.
+0 when it loses any: an engine is whole or gone.  A rank that hangs loses nothing, so rank 0 also
+asks each whether it is there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import selectors
 import socket
 import sys
 import threading
+import time
 from typing import Any
 
 from shuntserve_plugins.engines.embedded.peers import (
@@ -24,6 +26,12 @@ from shuntserve_plugins.engines.embedded.peers import (
     send_bytes,
 )
 
+_PING, _PONG = "are you there", "I am here"
+_INTERVAL = 0.5
+"""Seconds between questions."""
+_MISSED, _MISSED_WHILE_STARTING = 6, 240
+"""Questions in a row without a word.  Importing libraries can keep a rank from answering."""
+
 
 class Hub:
     """Rank 0's side."""
@@ -32,6 +40,9 @@ class Hub:
         self._door = Door(address, token, backlog=peers + 1)
         self._peers: dict[int, socket.socket] = {}
         self._count = peers
+        self._sending = threading.Lock()
+        self.missed = _MISSED_WHILE_STARTING
+        """Questions that a rank may leave unanswered."""
 
     def accept(self) -> None:
         """Wait for every rank."""
@@ -47,17 +58,38 @@ class Hub:
     def tell(self, message: Any) -> None:
         """Send a message to every rank."""
         body = packed(message)
-        for sock in self._peers.values():
-            send_bytes(sock, body)
+        with self._sending:
+            for sock in self._peers.values():
+                send_bytes(sock, body)
+
+    def all_started(self) -> None:
+        """From now on every rank answers soon."""
+        self.missed = _MISSED
 
     def watch(self, inbox: queue.SimpleQueue[tuple[int, Any]]) -> None:
         """Put what ranks say into `inbox`, with their rank, until one is lost: then raise."""
+        silent = dict.fromkeys(self._peers, 0)
         with selectors.DefaultSelector() as selector:
             for rank, sock in self._peers.items():
                 selector.register(sock, selectors.EVENT_READ, rank)
+            asked = time.monotonic()
             while True:
-                for key, _ in selector.select():
-                    inbox.put((key.data, receive(self._peers[key.data])))
+                for key, _ in selector.select(_INTERVAL if self._peers else None):
+                    silent[key.data] = 0
+                    message = receive(self._peers[key.data])
+                    if message != _PONG:
+                        inbox.put((key.data, message))
+                # Counted in questions: a pause of this process is not held against the others.
+                if time.monotonic() - asked >= _INTERVAL:
+                    asked = time.monotonic()
+                    self._ask(silent)
+
+    def _ask(self, silent: dict[int, int]) -> None:
+        for rank, questions in silent.items():
+            if questions >= self.missed:
+                raise PeerLost(f"rank {rank} leaves {questions} questions unanswered")
+            silent[rank] = questions + 1
+        self.tell(_PING)
 
 
 class Spoke:
@@ -65,6 +97,7 @@ class Spoke:
 
     def __init__(self, address: str, token: str, rank: int) -> None:
         self._sock = knock(address, token, rank)
+        self._sending = threading.Lock()
 
     def introduce(self, address: str) -> dict[int, str]:
         """Tell rank 0 an address of this rank; returns those of all ranks."""
@@ -74,11 +107,14 @@ class Spoke:
 
     def tell(self, message: Any) -> None:
         """Send a message to rank 0."""
-        send(self._sock, message)
+        with self._sending:
+            send(self._sock, message)
 
     def receive(self) -> Any:
-        """The next message from rank 0.  Raises `PeerLost`."""
-        return receive(self._sock)
+        """The next message from rank 0; answers its questions.  Raises `PeerLost`."""
+        while (message := receive(self._sock)) == _PING:
+            self.tell(_PONG)
+        return message
 
 
 def watch_or_end(watch: Any, *arguments: Any) -> None:

@@ -74,6 +74,7 @@ class Driver:
         """Serve for ever; `process` is this rank's own part."""
         for _ in range(self._peers):
             self.from_ranks.get()  # "ready"
+        self._hub.all_started()
         self.server.announce(STANDBY)
         while True:
             self._take_tasks(process)

@@ -139,6 +139,20 @@ async def test_no_rank_outlives_another(
         link.close()
 
 
+@pytest.mark.parametrize("victim", [1, 2])
+async def test_a_rank_that_hangs_is_missed(
+    llama: Model, stores: Stores, template: TemplateForTests, victim: int
+) -> None:
+    with EngineProcesses(launch_of(llama, LAYERS, DEGREES, stores), template) as engine:
+        link = await opened(engine)
+        Streams(link).submit(request("running", max_tokens=200))
+        engine.ranks[victim].send_signal(signal.SIGSTOP)
+        for rank in engine.ranks:
+            if rank is not engine.ranks[victim]:  # which can do nothing, not even end
+                await asyncio.to_thread(rank.wait, 20)
+        link.close()
+
+
 @pytest.mark.parametrize("how", ["terminated", "input closed"])
 @pytest.mark.parametrize("forked", [True, False])
 async def test_an_engine_ends_when_told(
