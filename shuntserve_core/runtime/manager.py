@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 
 from shuntserve_core.errors import UserError
@@ -190,28 +189,16 @@ class Manager:
         cluster.capacity_came = False
         serving = {run.name: run for run in cluster.serving() if not run.leaving}
         change = await asyncio.to_thread(
-            planner.improvement,
+            planner.better_placement,
             cluster.config,
             {name: run.plan for name, run in serving.items()},
-            self._without_spares([node.free for node in cluster.nodes.values() if node.usable]),
+            [node.free for node in cluster.nodes.values() if node.usable],
+            {name for run in cluster.runs.values() if run.live for name in run.node_names},
             cluster.holdings,
-            cluster.config.document.serve.improve,
         )
         if change is not None:
             old = [serving[name] for name in change.end]
             self._begin("better placement", change.start, old, [], optional=bool(serving))
-
-    def _without_spares(self, nodes: Sequence[planner.FreeNode]) -> list[planner.FreeNode]:
-        """All but as many nodes of each type as are to be kept as spares, idle ones first."""
-        busy = {name for run in self.cluster.runs.values() if run.live for name in run.node_names}
-        spares = Counter(dict(self.cluster.config.document.serve.spares))
-        kept = []
-        for node in sorted(nodes, key=lambda node: (node.name in busy, node.name)):
-            if spares[node.instance] > 0:
-                spares[node.instance] -= 1
-            else:
-                kept.append(node)
-        return kept
 
     # Having it done
 

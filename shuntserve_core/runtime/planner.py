@@ -245,6 +245,20 @@ def without_gpus(nodes: Sequence[FreeNode], used: Collection[tuple[str, int]]) -
     return [node for node in rest if node.gpus]
 
 
+def without_spares(
+    nodes: Sequence[FreeNode], busy: Collection[str], spares: Mapping[str, int]
+) -> list[FreeNode]:
+    """All but as many nodes of each type as are to be kept as spares: first those not `busy`."""
+    left = Counter(dict(spares))
+    kept = []
+    for node in sorted(nodes, key=lambda node: (node.name in busy, node.name)):
+        if left[node.instance] > 0:
+            left[node.instance] -= 1
+        else:
+            kept.append(node)
+    return kept
+
+
 def improvement(
     config: Config,
     running: Mapping[str, Pipeline],
@@ -264,6 +278,22 @@ def improvement(
     if _throughput(best) >= factor * (current + _throughput(added)):
         return _fewest_changes(running, best, nodes, holdings)
     return Change(added, ()) if added else None
+
+
+def better_placement(
+    config: Config,
+    running: Mapping[str, Pipeline],
+    nodes: Sequence[FreeNode],
+    busy: Collection[str],
+    holdings: Holdings,
+) -> Change | None:
+    """The `improvement` over all nodes but the spares.  While nothing runs, nothing is spare."""
+    serve = config.document.serve
+    kept = without_spares(nodes, busy, serve.spares)
+    change = improvement(config, running, kept, holdings, serve.improve)
+    if change is None and not running:
+        change = improvement(config, running, nodes, holdings, serve.improve)
+    return change
 
 
 def _throughput(pipelines: Iterable[Pipeline]) -> float:

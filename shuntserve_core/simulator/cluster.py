@@ -222,12 +222,12 @@ class SimulatedCluster:
         if not self._recovery.replan:
             return
         serving = {run.name: run for run in self._serving()}
-        change = planner.improvement(
+        change = planner.better_placement(
             self._config,
             {name: run.plan for name, run in serving.items()},
             [node.free for node in self.nodes.values() if node.usable],
+            {name for run in self.runs if run.live for name in run.nodes},
             self._holdings(),
-            self._config.document.serve.improve,
         )
         if change is not None:
             old = [serving[name] for name in change.end]

@@ -261,3 +261,15 @@ STEPS = st.one_of(
 @given(st.lists(STEPS, min_size=3, max_size=25))
 def test_any_order_of_events_ends_well(stage: Stage, steps: list[Step]) -> None:
     stage.play(ask(100), ask(150), *steps)
+
+
+def test_the_last_nodes_are_no_spares(stage: Stage) -> None:
+    """Two small nodes make a pipeline, of which one would be kept for the other."""
+
+    async def serves(rig: Rig) -> None:
+        await asyncio.sleep(120.0)
+        assert [run.node_names for run in rig.cluster.serving()] == [{"small#0", "small#1"}]
+
+    lost = [event(node, "lost") for node in NODES]
+    back = [event(node, "restored") for node in ("small#0", "small#1")]
+    stage.play(*lost, wait(5.0), *back, serves)

@@ -101,3 +101,25 @@ def test_the_best_placement_is_not_changed(config: Config) -> None:
     running = {f"p{i}": p for i, p in enumerate(best)}
     change = planner.improvement(config, running, NODES, {}, 1.1)
     assert change is None or not change.end
+
+
+def fewest_small(config: Config) -> list[FreeNode]:
+    """As many small nodes as a pipeline needs."""
+    return next(some for n in (1, 2, 3) if planner.place_on(config, some := NODES[2 : 2 + n], {}))
+
+
+def test_a_spare_is_kept_while_something_runs(config: Config) -> None:
+    nodes = fewest_small(config)
+    (pipeline,) = planner.place_on(config, nodes, {})
+    idle = next(node for node in NODES[2:] if node not in nodes)
+    busy = planner.nodes_of(pipeline)
+    assert planner.without_spares([idle, *nodes], busy, {"small": 1}) == nodes
+    assert planner.better_placement(config, {"p": pipeline}, [idle, *nodes], busy, {}) is None
+
+
+def test_while_nothing_runs_nothing_is_spare(config: Config) -> None:
+    assert config.document.serve.spares == {"small": 1}
+    nodes = fewest_small(config)
+    change = planner.better_placement(config, {}, nodes, set(), {})
+    assert change is not None
+    check_fits(config, change.start, nodes)
