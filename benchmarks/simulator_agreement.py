@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +166,13 @@ def closed(
 
 def measured_steps(cluster: Cluster) -> MeasuredSteps:
     """Fit step times by loads of different sizes; both pipelines work at once, as in the run."""
-    rows, seconds = [], []
-    for requests in (1, 4, 8):
-        results = closed(cluster, requests * PIPELINES, requests * PIPELINES, 8, 24)
-        rows.append((1.0, requests))
+    rows: list[tuple[float, ...]] = []
+    seconds = []
+    for requests, answer in ((1, 24), (4, 24), (8, 24), (8, 160)):
+        results = closed(cluster, requests * PIPELINES, requests * PIPELINES, 8, answer)
+        rows.append((1.0, requests, requests * (8 + answer / 2)))
         seconds.append(statistics.median(r.tpot for r in results if r.tpot is not None))
-    step, sequence = _fit(rows, seconds)
+    step, sequence, context = _fit(rows, seconds)
     rows, seconds = [], []
     for prompt in (16, 64, 192):
         results = closed(cluster, PIPELINES, PIPELINES * 3, prompt, 2)
@@ -179,20 +180,25 @@ def measured_steps(cluster: Cluster) -> MeasuredSteps:
         seconds.append(statistics.median(r.ttft for r in results if r.ttft is not None))
     chunk, token = _fit(rows, seconds)
     return MeasuredSteps(
-        step=step, sequence=sequence, prompt_token=token, prompt_step=max(chunk - step, 0.0)
+        step=step,
+        sequence=sequence,
+        context_token=context,
+        prompt_token=token,
+        prompt_step=max(chunk - step, 0.0),
     )
 
 
-def _fit(rows: list[tuple[float, float]], seconds: list[float]) -> tuple[float, float]:
-    """Least squares of relative errors, no negative part."""
-    matrix, values = np.array(rows, dtype=float), np.array(seconds)
-    found = np.linalg.lstsq(matrix / values[:, None], np.ones(len(values)), rcond=None)[0]
-    if found.min() < 0:
-        best = int(found.argmax())
-        column = matrix[:, best] / values
-        found = np.zeros(2)
-        found[best] = column.sum() / (column @ column)
-    return float(found[0]), float(found[1])
+def _fit(rows: Sequence[tuple[float, ...]], seconds: list[float]) -> list[float]:
+    """Least squares of relative errors; what would be negative is left out."""
+    matrix = np.array(rows, dtype=float) / np.array(seconds)[:, None]
+    columns = list(range(matrix.shape[1]))
+    while True:
+        found = np.linalg.lstsq(matrix[:, columns], np.ones(len(seconds)), rcond=None)[0]
+        if found.min() >= 0:
+            break
+        del columns[int(found.argmin())]
+    fitted = dict(zip(columns, found, strict=True))
+    return [float(fitted.get(column, 0.0)) for column in range(matrix.shape[1])]
 
 
 def rehearse(cluster: Cluster, node: str) -> tuple[float, float]:
@@ -307,7 +313,7 @@ def _requests(count: int, rate: float) -> Requests:
 
 
 def _mean(a: MeasuredSteps, b: MeasuredSteps) -> MeasuredSteps:
-    names = ("step", "sequence", "prompt_token", "prompt_step")
+    names = ("step", "sequence", "context_token", "prompt_token", "prompt_step")
     return MeasuredSteps(**{n: (getattr(a, n) + getattr(b, n)) / 2 for n in names})
 
 
@@ -362,9 +368,10 @@ def _report(
         "median TPOT": statistics.median(r.tpot for r in good if r.tpot is not None),
     }
     for name, steps in (("before", before), ("after", after)):
-        full = steps.step + BATCH * steps.sequence
+        full = steps.step + BATCH * (steps.sequence + steps.context_token * (PROMPT + ANSWER / 2))
         print(
             f"steps {name}: {1e3 * steps.step:.1f} ms, {1e3 * steps.sequence:.2f} ms a sequence,"
+            f" {1e6 * steps.context_token:.1f} us a cached token,"
             f" {1e3 * steps.prompt_token:.2f} ms a prompt token; a full decode {1e3 * full:.1f} ms"
         )
     print(f"a successor serves {ready:.1f} s after a notice; a node is back in {joined:.1f} s")

@@ -9,7 +9,9 @@ process of its first rank, of another rank, or the agent of its first node.
 The stall of an event is the longest gap, over all streams, that began before the event or at most
 0.1 s after it.  The ordinary gap is the mean of all gaps.  Part of a stall is inherent: the tokens
 of the requests that moved are computed once more.  How long that takes is measured with a prompt of
-its own, and what is left beyond it and an ordinary step is printed too.
+its own, and what is left beyond it and an ordinary step is printed too (embedded engine only: the
+time of a simulated prefill does not depend on its length).  The dispatcher's mean counts
+from the moment that a request has lost its engine until its next token, over all requests.
 """
 
 from __future__ import annotations
@@ -197,6 +199,10 @@ def main() -> None:
             f"again; beyond that and a step {statistics.median(row['beyond_ms']):.1f} ms, "
             f"worst {max(row['beyond_ms']):.1f} ms"
         )
+    for kind, row in report["durations"].items():
+        moved_requests = sum(row["counts"])
+        mean = 1e3 * row["seconds"] / moved_requests
+        print(f"{kind}: {moved_requests} requests had their next token after {mean:.1f} ms (mean)")
     print(f"streams failed: {report['streams_failed']}")
 
 
