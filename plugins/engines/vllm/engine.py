@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -98,6 +99,18 @@ class Vllm:
             "VLLM_HOST_IP": launch.ranks[rank].host,
             "VLLM_PP_LAYER_PARTITION": ",".join(str(stop - start) for start, stop in launch.layers),
         }
+
+
+def shared_memory_name(spec: WorkerSpec, method: str) -> str:
+    """What vLLM names a group's shared memory by on a CPU; without a common name it uses gloo.
+
+    In shared memory ranks wait for each other in busy loops.  Where they are more than the cores,
+    one that waits keeps the very one from running that it waits for.
+    """
+    port = method.rpartition(":")[2]
+    ranks, host = spec.launch.ranks, spec.launch.ranks[spec.rank].host
+    beside = sum(rank.host == host for rank in ranks) * spec.options.threads
+    return port if beside <= len(os.sched_getaffinity(0)) else f"{port}-{spec.rank}"
 
 
 def check(launch: EngineLaunch, block_size: int) -> None:

@@ -12,7 +12,7 @@ from vllm.distributed.parallel_state import init_distributed_environment
 from vllm.platforms import current_platform
 
 from shuntserve_core.interfaces.engine import EngineLaunch
-from shuntserve_plugins.engines.vllm.engine import WorkerSpec
+from shuntserve_plugins.engines.vllm.engine import WorkerSpec, shared_memory_name
 from shuntserve_plugins.engines.vllm.groups import build_groups, unname_shared_memory
 from shuntserve_plugins.engines.vllm.lending import KvMemory, LentMemory
 from shuntserve_plugins.engines.vllm.resumption import ResumableRequests
@@ -57,7 +57,7 @@ class StageWorker(Base):
         """Make the groups that vLLM will then find made."""
         method = self.distributed_init_method
         if current_platform.is_cpu():
-            os.environ["VLLM_DIST_IDENT"] = method.rpartition(":")[2]
+            os.environ["VLLM_DIST_IDENT"] = shared_memory_name(self._spec, method)
         else:
             torch.accelerator.set_device_index(self.local_rank)
         init_distributed_environment(

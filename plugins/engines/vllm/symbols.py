@@ -304,6 +304,12 @@ SYMBOLS = (
     ),
     Symbol(
         "distributed.device_communicators.cpu_communicator",
+        "CpuCommunicator._all_group_ranks_share_shm_group_name",
+        "stage_worker: without a common name, gloo",
+        "fdac44346ed45a85",
+    ),
+    Symbol(
+        "distributed.device_communicators.cpu_communicator",
         "_CPUSHMDistributed.make_group_name",
         "groups: the name, before the rank's number",
         "e09abfe3fe7111a8",
