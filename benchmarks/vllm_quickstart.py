@@ -159,7 +159,7 @@ async def main(options: argparse.Namespace) -> None:
     cluster.START_SECONDS = options.seconds
     with tempfile.TemporaryDirectory(prefix="vllm-") as scratch:
         directory = Path(scratch)
-        config, log = own_config(options.config, directory), Path(options.log)
+        config, log = own_config(options.config, directory), options.log or directory / "serve.log"
         async with serving(config, directory / "state", log) as served:
             print(json.dumps(await measure(served, options), indent=2))
 
@@ -172,5 +172,5 @@ if __name__ == "__main__":
     parser.add_argument("--at-once", type=int, default=12)
     parser.add_argument("--notice", type=float, default=240.0, help="seconds of the notice")
     parser.add_argument("--seconds", type=float, default=900.0, help="most that a step may take")
-    parser.add_argument("--log", default="vllm-quickstart.log", help="what the cluster says")
+    parser.add_argument("--log", type=Path, help="where to write what the cluster says")
     asyncio.run(main(parser.parse_args()))
