@@ -8,13 +8,13 @@ import msgspec
 from aiohttp import web
 
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Prompt
+from shuntserve_plugins.frontdoors.openai.chunks import Chunks
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.generation import Work, respond
 from shuntserve_plugins.frontdoors.openai.logprobs import chat_logprobs
 from shuntserve_plugins.frontdoors.openai.prompts import chat_prompt
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
-from shuntserve_plugins.frontdoors.openai.stream import DONE
 from shuntserve_plugins.frontdoors.openai.tools import answer_shape
 from shuntserve_plugins.frontdoors.openai.wire import (
     ChatChoice,
@@ -58,30 +58,17 @@ async def chat_completions(call: Call) -> web.StreamResponse:
 
 
 class ChatRenderer:
-    """Writes chat answers.  What does not change from token to token is encoded once."""
+    """Writes chat answers."""
 
     def __init__(self, call: Call, body: ChatRequest, function: str | None) -> None:
         self._tokenizer = call.site.tokenizer
-        self._model = call.site.model
-        self._created = call.site.now()
-        self._id = f"chatcmpl-{call.id}"
         self._function = function
-        opening = _json(
-            {
-                "id": self._id,
-                "object": "chat.completion.chunk",
-                "created": self._created,
-                "model": self._model,
-            }
+        self._chunks = Chunks(
+            call, "chatcmpl", "chat.completion.chunk", "delta", usage=body.wants_usage
         )
-        self._head = b"data: " + opening[:-1] + b',"choices":['
-        self._usage = body.wants_usage
-        self._tail = (b'],"usage":null}' if self._usage else b"]}") + b"\n\n"
         content = b'{"tool_calls":[{"index":0,"function":{"arguments":' if function else None
         self._delta_open = content or b'{"content":'
         self._delta_close = b"}}]}" if function else b"}"
-        self._plain_end = self._delta_close + b',"logprobs":null,"finish_reason":null}' + self._tail
-        self._starts: dict[int, bytes] = {}
 
     def first(self, choice: Choice) -> bytes:
         """The event with the role, or with the name of the function that is called."""
@@ -95,7 +82,7 @@ class ChatRenderer:
                 "function": {"name": self._function, "arguments": ""},
             }
             delta = _json({"role": "assistant", "content": None, "tool_calls": [called]})
-        return self._event(choice.index, delta, None)
+        return self._chunks.event(choice.index, delta, None)
 
     def delta(self, choice: Choice, delta: Delta) -> bytes:
         """An event for the text, if there is any, and one for the end."""
@@ -103,45 +90,31 @@ class ChatRenderer:
         if delta.logprobs:
             events = self._with_logprobs(choice, delta)
         elif delta.text:
-            start = self._starts.get(choice.index)
-            if start is None:
-                start = self._head + b'{"index":%d,"delta":' % choice.index + self._delta_open
-                self._starts[choice.index] = start
-            events = start + _json(delta.text) + self._plain_end
+            events = self._chunks.plain(choice.index, self._content(delta))
         if delta.finish is None:
             return events
-        return events + self._event(choice.index, b"{}", self._reason(delta.finish))
+        return events + self._chunks.event(choice.index, b"{}", self._reason(delta.finish))
 
     def _with_logprobs(self, choice: Choice, delta: Delta) -> bytes:
         logprobs = _json(chat_logprobs(self._tokenizer, delta.tokens, delta.logprobs))
-        content = self._delta_open + _json(delta.text) + self._delta_close
-        return self._event(choice.index, content, None, logprobs)
+        return self._chunks.event(choice.index, self._content(delta), None, logprobs)
 
-    def _event(
-        self, index: int, delta: bytes, finish: str | None, logprobs: bytes = b"null"
-    ) -> bytes:
-        choice = b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}' % (
-            index,
-            delta,
-            logprobs,
-            _json(finish),
-        )
-        return self._head + choice + self._tail
+    def _content(self, delta: Delta) -> bytes:
+        return self._delta_open + _json(delta.text) + self._delta_close
 
     def _reason(self, finish: str) -> str:
         return "tool_calls" if self._function and finish == "stop" else finish
 
     def last(self, usage: Usage) -> bytes:
         """The token counts, where asked for, and the end mark."""
-        if not self._usage:
-            return DONE
-        return self._head + b'],"usage":' + _json(usage) + b"}\n\n" + DONE
+        return self._chunks.last(usage)
 
     def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> bytes:
         """The response in one piece."""
         choices = [self._choice(choice, collected) for choice, collected in answers]
+        about = self._chunks
         return _json(
-            ChatResponse(self._id, "chat.completion", self._created, self._model, choices, usage)
+            ChatResponse(about.id, "chat.completion", about.created, about.model, choices, usage)
         )
 
     def _choice(self, choice: Choice, collected: Collected) -> ChatChoice:

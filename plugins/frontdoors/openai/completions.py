@@ -9,13 +9,13 @@ from aiohttp import web
 
 from shuntserve_core.text import TextTokenizer
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Prompt
+from shuntserve_plugins.frontdoors.openai.chunks import Chunks
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.generation import Work, respond
 from shuntserve_plugins.frontdoors.openai.logprobs import completion_logprobs
 from shuntserve_plugins.frontdoors.openai.prompts import completion_prompts
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
-from shuntserve_plugins.frontdoors.openai.stream import DONE
 from shuntserve_plugins.frontdoors.openai.wire import (
     CompletionChoice,
     CompletionRequest,
@@ -83,44 +83,24 @@ def _echo(tokenizer: TextTokenizer, body: CompletionRequest, index: int, ids: Se
 
 
 class CompletionRenderer:
-    """Writes completions.  What does not change from token to token is encoded once."""
+    """Writes completions."""
 
     def __init__(self, call: Call, body: CompletionRequest) -> None:
         self._tokenizer = call.site.tokenizer
-        self._model = call.site.model
-        self._created = call.site.now()
-        self._id = f"cmpl-{call.id}"
-        opening = _json(
-            {
-                "id": self._id,
-                "object": "text_completion",
-                "created": self._created,
-                "model": self._model,
-            }
-        )
-        self._head = b"data: " + opening[:-1] + b',"choices":['
-        self._usage = body.wants_usage
-        self._tail = (b'],"usage":null}' if self._usage else b"]}") + b"\n\n"
-        self._plain_end = b',"logprobs":null,"finish_reason":null}' + self._tail
-        self._starts: dict[int, bytes] = {}
+        self._chunks = Chunks(call, "cmpl", "text_completion", "text", usage=body.wants_usage)
         self._offsets: dict[int, int] = {}
 
     def first(self, choice: Choice) -> bytes:
         """The event with the prompt, where it is echoed."""
         echo = choice.prompt.text
-        return self._event(choice.index, echo, None) if echo else b""
+        return self._chunks.event(choice.index, _json(echo), None) if echo else b""
 
     def delta(self, choice: Choice, delta: Delta) -> bytes:
         """One event, unless there is nothing to show."""
         if delta.finish is None and not delta.logprobs:
-            if not delta.text:
-                return b""
-            start = self._starts.get(choice.index)
-            if start is None:
-                start = self._head + b'{"index":%d,"text":' % choice.index
-                self._starts[choice.index] = start
-            return start + _json(delta.text) + self._plain_end
-        return self._event(choice.index, delta.text, delta.finish, self._logprobs(choice, delta))
+            return self._chunks.plain(choice.index, _json(delta.text)) if delta.text else b""
+        logprobs = self._logprobs(choice, delta)
+        return self._chunks.event(choice.index, _json(delta.text), delta.finish, logprobs)
 
     def _logprobs(self, choice: Choice, delta: Delta) -> bytes:
         if not delta.logprobs:
@@ -130,27 +110,17 @@ class CompletionRenderer:
         self._offsets[choice.index] = columns.text_offset[-1] + len(columns.tokens[-1])
         return _json(columns)
 
-    def _event(self, index: int, text: str, finish: str | None, logprobs: bytes = b"null") -> bytes:
-        choice = b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (
-            index,
-            _json(text),
-            logprobs,
-            _json(finish),
-        )
-        return self._head + choice + self._tail
-
     def last(self, usage: Usage) -> bytes:
         """The token counts, where asked for, and the end mark."""
-        if not self._usage:
-            return DONE
-        return self._head + b'],"usage":' + _json(usage) + b"}\n\n" + DONE
+        return self._chunks.last(usage)
 
     def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> bytes:
         """The response in one piece."""
         choices = [self._choice(choice, collected) for choice, collected in answers]
+        about = self._chunks
         return _json(
             CompletionResponse(
-                self._id, "text_completion", self._created, self._model, choices, usage
+                about.id, "text_completion", about.created, about.model, choices, usage
             )
         )
 

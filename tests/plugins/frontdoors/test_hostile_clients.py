@@ -9,7 +9,7 @@ import json
 import random
 import resource
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -159,9 +159,10 @@ async def test_slow_headers_and_slow_bodies_get_408(serve: Serve) -> None:
 
         pushing = asyncio.create_task(push())
         answer = await read_answer(reader)
-        assert await reader.read() == b""
-        assert answer.error["message"]
         pushing.cancel()
+        with suppress(ConnectionResetError):  # what it still sent met a closed connection
+            assert await reader.read() == b""
+        assert answer.error["message"]
         await hang_up(writer)
         return answer.status
 
