@@ -45,6 +45,7 @@ from shuntserve_core.runtime.flights import (
     Silence,
     Timer,
 )
+from shuntserve_core.runtime.lanes import Lanes
 from shuntserve_core.types.request import StepOutput
 
 log = logging.getLogger(__name__)
@@ -88,15 +89,12 @@ class Dispatcher:
         """What the cluster manager adds to `status`."""
         self.durations: Callable[[], Mapping[str, Any]] = dict
         """What the observer adds to `status`."""
-        self._balancer = balancer
         self._limit = queue
         self._queue_seconds = queue_seconds
-        self._max_length = max_length
-        self._features = features
         self._max_faults = max_faults
         self._breaker = breaker
         self._clock: Clock = clock or asyncio.get_running_loop()
-        self._lanes: dict[str, Lane] = {}
+        self._lanes = Lanes(balancer, max_length=max_length, features=features)
         self._flights: dict[str, Flight] = {}
         self._new: dict[str, Flight] = {}
         self._resumed: dict[str, Flight] = {}
@@ -137,22 +135,17 @@ class Dispatcher:
     @property
     def features(self) -> frozenset[str]:
         """As `Backend.features`."""
-        lanes = self._alive()
-        if not lanes:
-            return self._features or frozenset()
-        return frozenset().union(*(lane.link.info.features for lane in lanes))
+        return self._lanes.features
 
     @property
     def ready(self) -> bool:
         """As `Backend.ready`."""
-        return any(lane.serves for lane in self._lanes.values())
+        return self._lanes.ready
 
     @property
     def max_length(self) -> int:
         """As `Backend.max_length`."""
-        if self._max_length:
-            return self._max_length
-        return max((lane.link.info.max_length for lane in self._alive()), default=0)
+        return self._lanes.max_length
 
     @property
     def in_flight(self) -> int:
@@ -175,7 +168,7 @@ class Dispatcher:
             "in_flight": self.in_flight,
             "waiting": self.waiting,
             "counters": self.counters.flat(),
-            "pipelines": [lane.status() for lane in self._lanes.values()],
+            "pipelines": [lane.status() for lane in self._lanes],
             "durations": self.durations(),
         }
 
@@ -190,7 +183,7 @@ class Dispatcher:
         if name in self._lanes:
             raise ValueError(f"pipeline {name!r} is there already")
         lane = Lane(name, link, throughput, capacity, self._breaker())
-        self._lanes[name] = lane
+        self._lanes.add(lane)
         link.on_lost(partial(self._lost, lane))
         link.on_state(lambda _: self._pump())
         self._pump()
@@ -220,10 +213,9 @@ class Dispatcher:
 
         Unknown names are ignored.
         """
-        lane = self._lanes.pop(name, None)
+        lane = self._lanes.remove(name)
         if lane is not None:
             lane.draining = True
-            self._balancer.forget(name)
             self._evacuate(lane, UNPLANNED, "pipeline removed")
 
     # Placing
@@ -231,31 +223,14 @@ class Dispatcher:
     def _check(self, flight: Flight) -> None:
         if flight.journal.id in self._flights:
             raise Refused(400, f"request id {flight.journal.id!r} is in use")
-        missing = self._missing(flight)
+        missing = self._lanes.missing(flight)
         if missing:
             raise Refused(400, f"no engine here can do this: {', '.join(sorted(missing))}")
-
-    def _missing(self, flight: Flight) -> frozenset[str]:
-        """What keeps a request from every engine that is there, if anything does."""
-        lanes, need = self._alive(), self._need(flight)
-        if not lanes:
-            known = flight.features if self._features is None else self._features
-            return flight.features - known
-        if any(lane.can(flight.features, need) for lane in lanes):
-            return frozenset()
-        return flight.features - self.features or frozenset({"combination"})
-
-    def _need(self, flight: Flight) -> int:
-        """Tokens of context: an engine with less would cut the answer short, and differently."""
-        return min(flight.length, self.max_length or flight.length)
-
-    def _alive(self) -> list[Lane]:
-        return [lane for lane in self._lanes.values() if lane.link.lost is None]
 
     def _place(self, flight: Flight) -> bool:
         """Send a request to a lane, if any can take it.  Raises `Refused` if none ever will."""
         while True:
-            lane = self._choose(flight)
+            lane = self._lanes.choose(flight, self._clock.time())
             if lane is None:
                 return False
             try:
@@ -266,19 +241,6 @@ class Dispatcher:
                 raise Refused(400, str(error)) from error
             else:
                 return True
-
-    def _choose(self, flight: Flight) -> Lane | None:
-        now, need = self._clock.time(), self._need(flight)
-        lanes = [
-            lane
-            for lane in self._lanes.values()
-            if lane.open(now) and lane.can(flight.features, need)
-        ]
-        if flight.avoid:
-            lanes = [lane for lane in lanes if lane.name != flight.avoid] or lanes
-        if not lanes:
-            return None
-        return self._lanes[self._balancer.pick([lane.candidate() for lane in lanes])]
 
     def _send(self, flight: Flight, lane: Lane) -> None:
         journal, now = flight.journal, self._clock.time()
@@ -300,8 +262,7 @@ class Dispatcher:
         """Place what waits, first come first served, as far as there is room."""
         for queue in (self._resumed, self._new):
             for flight in tuple(queue.values()):
-                now = self._clock.time()
-                if not any(lane.open(now) for lane in self._lanes.values()):
+                if not self._lanes.any_open(self._clock.time()):
                     return
                 if queue.get(flight.journal.id) is not flight or flight.lane is not None:
                     continue  # cancelled or placed from within a sink that was told something
@@ -336,7 +297,7 @@ class Dispatcher:
 
     def _retry_after(self) -> float:
         """Seconds until those that wait now may have been served."""
-        throughput = sum(lane.throughput for lane in self._lanes.values() if lane.serves)
+        throughput = self._lanes.throughput
         if not throughput:
             return self._queue_seconds
         return min(max((self.waiting + 1) / throughput, 1.0), self._queue_seconds)
@@ -429,7 +390,7 @@ class Dispatcher:
                 self._fail(flight, error, 500)
                 return
         flight.rewrite(keep_tokens=self.keep_tokens)
-        missing = self._missing(flight)
+        missing = self._lanes.missing(flight)
         if missing:
             self.counters.resume_impossible.update(missing)
             error = f"{reason}; no engine can go on with it: {', '.join(sorted(missing))}"

@@ -207,7 +207,7 @@ class Machine(RuleBasedStateMachine):
             return
         now = self.clock.time()
         waiting = [*self.dispatcher._resumed.values(), *self.dispatcher._new.values()]
-        for lane in self.dispatcher._lanes.values():
+        for lane in self.dispatcher._lanes:
             if lane.open(now) and lane.breaker.next_trial is None:
                 for flight in waiting:
                     assert not lane.can(flight.features, flight.length)

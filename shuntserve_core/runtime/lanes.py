@@ -1,0 +1,98 @@
+"""The pipelines that requests can go to, and which of them a request may go to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shuntserve_core.interfaces.balancer import Balancer
+from shuntserve_core.runtime.flights import Flight, Lane
+
+
+class Lanes:
+    """All lanes by name; `max_length` and `features` are what engines will have while none is
+    there."""
+
+    def __init__(
+        self, balancer: Balancer, *, max_length: int, features: frozenset[str] | None
+    ) -> None:
+        self._balancer = balancer
+        self._max_length = max_length
+        self._features = features
+        self._lanes: dict[str, Lane] = {}
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._lanes
+
+    def get(self, name: str) -> Lane | None:
+        """The lane of that name."""
+        return self._lanes.get(name)
+
+    def add(self, lane: Lane) -> None:
+        """Have one more."""
+        self._lanes[lane.name] = lane
+
+    def remove(self, name: str) -> Lane | None:
+        """Forget one, in the balancer too."""
+        lane = self._lanes.pop(name, None)
+        if lane is not None:
+            self._balancer.forget(name)
+        return lane
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What any engine can do."""
+        lanes = self._alive()
+        if not lanes:
+            return self._features or frozenset()
+        return frozenset().union(*(lane.link.info.features for lane in lanes))
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence."""
+        if self._max_length:
+            return self._max_length
+        return max((lane.link.info.max_length for lane in self._alive()), default=0)
+
+    @property
+    def ready(self) -> bool:
+        """Whether any serves."""
+        return any(lane.serves for lane in self)
+
+    @property
+    def throughput(self) -> float:
+        """Estimated requests per second of those that serve."""
+        return sum(lane.throughput for lane in self if lane.serves)
+
+    def any_open(self, now: float) -> bool:
+        """Whether any has room for a request."""
+        return any(lane.open(now) for lane in self)
+
+    def missing(self, flight: Flight) -> frozenset[str]:
+        """What keeps a request from every engine that is there, if anything does."""
+        lanes, need = self._alive(), self._need(flight)
+        if not lanes:
+            known = flight.features if self._features is None else self._features
+            return flight.features - known
+        if any(lane.can(flight.features, need) for lane in lanes):
+            return frozenset()
+        return flight.features - self.features or frozenset({"combination"})
+
+    def choose(self, flight: Flight, now: float) -> Lane | None:
+        """The balancer's choice of those that can take a request now."""
+        need = self._need(flight)
+        lanes = [lane for lane in self if lane.open(now) and lane.can(flight.features, need)]
+        if flight.avoid:
+            lanes = [lane for lane in lanes if lane.name != flight.avoid] or lanes
+        if not lanes:
+            return None
+        return self._lanes[self._balancer.pick([lane.candidate() for lane in lanes])]
+
+    def _need(self, flight: Flight) -> int:
+        """Tokens of context: an engine with less would cut the answer short, and differently."""
+        return min(flight.length, self.max_length or flight.length)
+
+    def _alive(self) -> list[Lane]:
+        return [lane for lane in self._lanes.values() if lane.link.lost is None]
