@@ -4,8 +4,8 @@
 
 starts `shuntserve serve CONFIG`, records what every kind of request answers undisturbed, and then
 demands the same, byte for byte, from each stream while it takes nodes with and without notice and
-kills engines, tensor stores and agents.  With `--minutes` it is a soak: compare the `resources` of
-its report.
+kills engines, tensor stores, agents and templates.  With `--minutes` it is a soak: compare the
+`resources` of its report.
 
 * `requests`: what is asked, in every class that must survive
 * `client`: one stream, with the gaps that its client sees

@@ -13,7 +13,7 @@ from typing import Any
 
 from shuntserve_core.testing.chaos.campaign import Campaign, run
 from shuntserve_core.testing.chaos.cluster import serving
-from shuntserve_core.testing.chaos.disturbances import KINDS
+from shuntserve_core.testing.chaos.disturbances import HANG, KINDS
 from shuntserve_core.testing.chaos.requests import MODES
 
 
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=1000, help="streams of each mode")
     parser.add_argument("--minutes", type=float, help="go on for so long instead (a soak)")
     parser.add_argument("--modes", default=",".join(MODES), help="of " + ", ".join(MODES))
-    parser.add_argument("--kinds", default=",".join(KINDS), help="of " + ", ".join(KINDS))
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}, {HANG}")
     parser.add_argument("--tokens", type=int, default=24, help="longest answer, in tokens")
     parser.add_argument("--concurrency", type=int, default=12, help="streams at once")
     parser.add_argument("--every", default="5,10", help="seconds between disturbances: least,most")

@@ -142,6 +142,7 @@ PROCESSES = {
     "engine": "worker",
     "store": ".tensorstore",
     "agent": "shuntserve_core.node",
+    "template": "shuntserve_core.forking",
     "control plane": "shuntserve_core.cli",
 }
 """Kinds of processes, by a word of their command line."""

@@ -12,7 +12,10 @@ from attrs import frozen
 
 from shuntserve_core.testing.chaos.cluster import PROCESSES, Served
 
-KINDS = ("notice", "loss", "engine", "store", "agent")
+KINDS = ("notice", "loss", "engine", "store", "agent", "template")
+"""What is done unless told otherwise: nodes that go, and processes that get SIGKILL."""
+HANG = "hang"
+"""An engine's process gets SIGSTOP.  It is missed after seconds only, so every stream waits."""
 
 
 @frozen
@@ -83,7 +86,7 @@ class Chaos:
         if kind in ("notice", "loss"):
             await self._take(kind)
             return
-        found = self._served.named(PROCESSES[kind])
+        found = self._served.named(PROCESSES["engine" if kind == HANG else kind])
         if not found:
             return
         victim = self._random.choice(found)
@@ -93,7 +96,7 @@ class Chaos:
             target = command[command.index("--name") + 1]
             self._bring_back(target, self._away)
         with contextlib.suppress(psutil.Error):
-            victim.kill()
+            victim.suspend() if kind == HANG else victim.kill()
             self.done.append(Disturbance(time.time(), kind, target))
 
     async def _take(self, kind: str) -> None:
