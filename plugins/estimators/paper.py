@@ -27,7 +27,7 @@ from shuntserve_core.types import (
     Workload,
     dtype_bytes,
 )
-from shuntserve_plugins.estimators.base import combine
+from shuntserve_plugins.estimators.base import Stages, combine, estimate_pipeline, position_of
 
 KV_BLOCK = 16
 """Tokens of one block of the KV cache."""
@@ -318,30 +318,19 @@ class PaperModel:
             (layer * layers + fixed).sum(axis=1),
         )
 
-    def estimate(self, stages: Sequence[tuple[StageKind, int]]) -> Estimate:
+    def estimate(self, stages: Stages) -> Estimate:
         """One pipeline with its breakdown by stage and operator."""
-        kinds = [kind for kind, _ in stages]
-        layers = np.array([[count for _, count in stages]])
-        scores = self.scores(kinds, np.arange(len(kinds))[None, :], layers)
-        batch = int(scores.batch[0])
-        parts = tuple(self._stage(stages, index, max(batch, 1)) for index in range(len(stages)))
-        tokens = self.workload.input_tokens + self.workload.output_tokens
-        return Estimate(
-            throughput_rps=float(scores.throughput_rps[0]),
-            batch=batch,
-            kv_blocks=batch * tokens // KV_BLOCK,
-            ttft=float(scores.ttft[0]),
-            tpot=float(scores.tpot[0]),
-            latency=float(scores.latency[0]),
-            stages=parts,
-            reason="" if batch else self._reason(stages, parts),
-        )
+        return estimate_pipeline(self, stages)
 
-    def _stage(
-        self, stages: Sequence[tuple[StageKind, int]], index: int, batch: int
-    ) -> StageEstimate:
+    def kv_blocks(self, batch: int) -> int:
+        """Blocks of KV cache that so many requests take."""
+        tokens = self.workload.input_tokens + self.workload.output_tokens
+        return batch * tokens // KV_BLOCK
+
+    def stage_estimate(self, stages: Stages, index: int, batch: int) -> StageEstimate:
+        """One stage of a pipeline with so many requests in flight."""
         kind, layers = stages[index]
-        position = Position(index == 0, index == len(stages) - 1)
+        position = position_of(index, len(stages))
         seconds, limits = self._breakdown(kind, position, len(stages), layers, batch)
         work = self.stage_work(kind, position, len(stages), np.array([batch]))
         tables = int(position.first) + int(position.last)
@@ -379,22 +368,10 @@ class PaperModel:
                     limits[_limit(hw, terms.get(name), self._width)] += spent
         return seconds, limits
 
-    def _reason(
-        self, stages: Sequence[tuple[StageKind, int]], parts: Sequence[StageEstimate]
-    ) -> str:
-        """Why the first stage that holds no request does not."""
-        for index, ((kind, layers), part) in enumerate(zip(stages, parts, strict=True)):
-            if part.batch_limit:
-                continue
-            refused = self.model.refuse_tensor_parallel(kind.tensor_parallel)
-            name = f"stage {index + 1} ({kind.instance}/{kind.tensor_parallel})"
-            if refused:
-                return f"{name}: {refused}"
-            position = Position(index == 0, index == len(stages) - 1)
-            need = 2 * self.model.kv_size * self._width * layers * self.workload.max_length
-            missing = need - float(self._available(kind, position)[layers])
-            return f"{name}: {layers} layers need {max(missing, 1):,.0f} bytes more"
-        return ""
+    def missing_bytes(self, kind: StageKind, position: Position, layers: int) -> float:
+        """What a stage that holds no request lacks, over all its GPUs."""
+        need = 2 * self.model.kv_size * self._width * layers * self.workload.max_length
+        return float(need - self._available(kind, position)[layers])
 
 
 def _sizes(model: ModelSpec) -> tuple[int, int, int, int]:

@@ -19,7 +19,7 @@ from shuntserve_core.types import (
     StageKind,
     Workload,
 )
-from shuntserve_plugins.estimators.base import combine
+from shuntserve_plugins.estimators.base import Stages, combine, estimate_pipeline, position_of
 from shuntserve_plugins.estimators.roofline.hardware import Rates, rates_of
 from shuntserve_plugins.estimators.roofline.lengths import Lengths
 from shuntserve_plugins.estimators.roofline.memory import Memory
@@ -257,29 +257,18 @@ class RooflineModel:
 
     # One pipeline, in full.
 
-    def estimate(self, stages: Sequence[tuple[StageKind, int]]) -> Estimate:
+    def estimate(self, stages: Stages) -> Estimate:
         """One pipeline with its breakdown by stage and operator."""
-        kinds = [kind for kind, _ in stages]
-        layers = np.array([[count for _, count in stages]])
-        scores = self.scores(kinds, np.arange(len(kinds))[None, :], layers)
-        batch = int(scores.batch[0])
-        parts = tuple(self._stage(stages, index, max(batch, 1)) for index in range(len(stages)))
-        return Estimate(
-            throughput_rps=float(scores.throughput_rps[0]),
-            batch=batch,
-            kv_blocks=int(batch * self._held_tokens / KV_BLOCK),
-            ttft=float(scores.ttft[0]),
-            tpot=float(scores.tpot[0]),
-            latency=float(scores.latency[0]),
-            stages=parts,
-            reason="" if batch else self._reason(stages, parts),
-        )
+        return estimate_pipeline(self, stages)
 
-    def _stage(
-        self, stages: Sequence[tuple[StageKind, int]], index: int, batch: int
-    ) -> StageEstimate:
+    def kv_blocks(self, batch: int) -> int:
+        """Blocks of KV cache that so many requests take on average."""
+        return int(batch * self._held_tokens / KV_BLOCK)
+
+    def stage_estimate(self, stages: Stages, index: int, batch: int) -> StageEstimate:
+        """One stage of a pipeline with so many requests in flight."""
         kind, layers = stages[index]
-        position = Position(index == 0, index == len(stages) - 1)
+        position = position_of(index, len(stages))
         rates = self._rates([kind]).pick(0)
         work = self._work(rates, position.first, position.last, len(stages), batch)
         busy = [
@@ -297,25 +286,13 @@ class RooflineModel:
             breakdown={name: float(part.seconds) for name, part in parts.items()},
         )
 
-    def _reason(
-        self, stages: Sequence[tuple[StageKind, int]], parts: Sequence[StageEstimate]
-    ) -> str:
-        """Why the first stage that holds no request does not."""
-        for index, ((kind, layers), part) in enumerate(zip(stages, parts, strict=True)):
-            if part.batch_limit:
-                continue
-            t = kind.tensor_parallel
-            name = f"stage {index + 1} ({kind.instance}/{t})"
-            refused = self.model.refuse_tensor_parallel(t)
-            if refused:
-                return f"{name}: {refused}"
-            count = np.array([layers])
-            position = Position(index == 0, index == len(stages) - 1)
-            gpu = self.catalog[kind.instance].gpu
-            free = self._memory.for_cache(gpu, t, position, count)[0]
-            need = self._memory.token_bytes(t, count)[0] * self.workload.max_length
-            return f"{name}: {layers} layers need {max((need - free) * t, 1):,.0f} bytes more"
-        return ""
+    def missing_bytes(self, kind: StageKind, position: Position, layers: int) -> float:
+        """What a stage that holds no request lacks, over all its GPUs."""
+        t, count = kind.tensor_parallel, np.array([layers])
+        gpu = self.catalog[kind.instance].gpu
+        free = self._memory.for_cache(gpu, t, position, count)[0]
+        need = self._memory.token_bytes(t, count)[0] * self.workload.max_length
+        return float((need - free) * t)
 
     # One step, one layer.
 
