@@ -7,6 +7,12 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
+from shuntserve_plugins.frontdoors.openai.answers import (
+    ChatChoice,
+    ChatResponse,
+    ResponseMessage,
+    Usage,
+)
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Prompt
 from shuntserve_plugins.frontdoors.openai.chunks import Chunks
 from shuntserve_plugins.frontdoors.openai.context import Call
@@ -16,15 +22,7 @@ from shuntserve_plugins.frontdoors.openai.logprobs import chat_logprobs
 from shuntserve_plugins.frontdoors.openai.prompts import chat_prompt
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
 from shuntserve_plugins.frontdoors.openai.tools import answer_shape
-from shuntserve_plugins.frontdoors.openai.wire import (
-    ChatChoice,
-    ChatRequest,
-    ChatResponse,
-    FunctionCall,
-    ResponseMessage,
-    ToolCall,
-    Usage,
-)
+from shuntserve_plugins.frontdoors.openai.wire import ChatRequest, FunctionCall, ToolCall
 
 _decoder = msgspec.json.Decoder(ChatRequest)
 _json = msgspec.json.encode

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from shuntserve_plugins.frontdoors.openai.answers import Usage
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.stream import DONE
-from shuntserve_plugins.frontdoors.openai.wire import Usage
 
 _json = msgspec.json.encode
 

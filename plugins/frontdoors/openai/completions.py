@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from shuntserve_core.text import TextTokenizer
+from shuntserve_plugins.frontdoors.openai.answers import CompletionChoice, CompletionResponse, Usage
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Prompt
 from shuntserve_plugins.frontdoors.openai.chunks import Chunks
 from shuntserve_plugins.frontdoors.openai.context import Call
@@ -16,12 +17,7 @@ from shuntserve_plugins.frontdoors.openai.generation import Work, respond
 from shuntserve_plugins.frontdoors.openai.logprobs import completion_logprobs
 from shuntserve_plugins.frontdoors.openai.prompts import completion_prompts
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
-from shuntserve_plugins.frontdoors.openai.wire import (
-    CompletionChoice,
-    CompletionRequest,
-    CompletionResponse,
-    Usage,
-)
+from shuntserve_plugins.frontdoors.openai.wire import CompletionRequest
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
 _json = msgspec.json.encode

@@ -14,12 +14,13 @@ from shuntserve_core.interfaces.frontdoor import Refused
 from shuntserve_core.journal import Journal
 from shuntserve_core.text import StopStrings
 from shuntserve_core.types.request import SamplingParams
+from shuntserve_plugins.frontdoors.openai.answers import Usage
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Emit, Prompt
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.sampling import choice_seed
 from shuntserve_plugins.frontdoors.openai.stream import EventStream
-from shuntserve_plugins.frontdoors.openai.wire import Sampling, Usage
+from shuntserve_plugins.frontdoors.openai.wire import Sampling
 
 
 class Renderer(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from shuntserve_core.text import TextTokenizer
 from shuntserve_core.types.request import TokenLogprob
-from shuntserve_plugins.frontdoors.openai.wire import (
+from shuntserve_plugins.frontdoors.openai.answers import (
     ChatLogprobs,
     CompletionLogprobs,
     TokenLogprobs,

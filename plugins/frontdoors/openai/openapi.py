@@ -9,7 +9,7 @@ import msgspec
 from attrs import frozen
 
 from shuntserve_core import __version__
-from shuntserve_plugins.frontdoors.openai import wire
+from shuntserve_plugins.frontdoors.openai import answers, wire
 from shuntserve_plugins.frontdoors.openai.errors import ErrorBody
 
 _EVENTS = "text/event-stream"
@@ -60,26 +60,26 @@ OPERATIONS = (
         "post",
         "createChatCompletion",
         "Answer a chat",
-        wire.ChatResponse,
+        answers.ChatResponse,
         wire.ChatRequest,
-        chunk=wire.ChatChunk,
+        chunk=answers.ChatChunk,
     ),
     Operation(
         "/v1/completions",
         "post",
         "createCompletion",
         "Continue texts",
-        wire.CompletionResponse,
+        answers.CompletionResponse,
         wire.CompletionRequest,
-        chunk=wire.CompletionChunk,
+        chunk=answers.CompletionChunk,
     ),
-    Operation("/v1/models", "get", "listModels", "The model that is served", wire.ModelList),
+    Operation("/v1/models", "get", "listModels", "The model that is served", answers.ModelList),
     Operation(
         "/v1/models/{model}",
         "get",
         "retrieveModel",
         "The model by its name",
-        wire.Model,
+        answers.Model,
         parameters=(_MODEL_PARAMETER,),
     ),
     Operation(
@@ -87,7 +87,7 @@ OPERATIONS = (
         "post",
         "tokenize",
         "Tokens of a text or a chat",
-        wire.TokenizeResponse,
+        answers.TokenizeResponse,
         wire.TokenizeRequest,
     ),
     Operation(
@@ -95,17 +95,17 @@ OPERATIONS = (
         "post",
         "detokenize",
         "Text of tokens",
-        wire.DetokenizeResponse,
+        answers.DetokenizeResponse,
         wire.DetokenizeRequest,
     ),
-    Operation("/health", "get", "health", "Whether the process is well", wire.Health),
+    Operation("/health", "get", "health", "Whether the process is well", answers.Health),
     Operation(
         "/ready",
         "get",
         "ready",
         "Whether requests are welcome",
-        wire.Health,
-        unready=wire.Health,
+        answers.Health,
+        unready=answers.Health,
     ),
     Operation("/metrics", "get", "metrics", "Metrics for Prometheus", "text/plain"),
     Operation("/openapi.json", "get", "openapi", "This document", dict[str, Any]),

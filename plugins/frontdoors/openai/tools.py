@@ -12,12 +12,7 @@ from typing import Any
 from attrs import frozen
 
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
-from shuntserve_plugins.frontdoors.openai.wire import (
-    ChatRequest,
-    NamedTool,
-    ResponseFormat,
-    Tool,
-)
+from shuntserve_plugins.frontdoors.openai.wire import ChatRequest, NamedTool, ResponseFormat, Tool
 
 MAX_DEPTH = 64
 """Levels of a JSON schema; what engines and the link to them take without trouble."""

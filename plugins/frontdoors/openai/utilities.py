@@ -8,18 +8,17 @@ import msgspec
 from aiohttp import web
 
 from shuntserve_plugins.frontdoors.openai import metrics
-from shuntserve_plugins.frontdoors.openai.context import Call
-from shuntserve_plugins.frontdoors.openai.errors import ApiError
-from shuntserve_plugins.frontdoors.openai.prompts import chat_prompt, encode
-from shuntserve_plugins.frontdoors.openai.wire import (
-    DetokenizeRequest,
+from shuntserve_plugins.frontdoors.openai.answers import (
     DetokenizeResponse,
     Health,
     Model,
     ModelList,
-    TokenizeRequest,
     TokenizeResponse,
 )
+from shuntserve_plugins.frontdoors.openai.context import Call
+from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.prompts import chat_prompt, encode
+from shuntserve_plugins.frontdoors.openai.wire import DetokenizeRequest, TokenizeRequest
 
 MODEL_PATH = "/v1/models/"
 _tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)

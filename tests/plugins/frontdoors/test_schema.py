@@ -24,10 +24,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from shuntserve_core.testing.frontdoors import ScriptedBackend
+from shuntserve_plugins.frontdoors.openai.answers import ChatChunk, CompletionChunk
 from shuntserve_plugins.frontdoors.openai.application import ROUTES
 from shuntserve_plugins.frontdoors.openai.door import OpenAIFrontDoor
 from shuntserve_plugins.frontdoors.openai.openapi import OPERATIONS, document
-from shuntserve_plugins.frontdoors.openai.wire import ChatChunk, CompletionChunk
 from tests.plugins.frontdoors.conftest import MODEL, Serve
 from tests.plugins.frontdoors.http import request, send
 
