@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ import cattrs
 from attrs import frozen
 
 from shuntserve_core.tensorstore import wire
+from shuntserve_core.tensorstore.memory.addresses import HostRange
 from shuntserve_core.tensorstore.spec import (
     KvUnavailable,
     LoadReport,
@@ -45,7 +47,7 @@ class Attachment:
         return self.segments[view.segment][view.offset : view.offset + view.nbytes]
 
 
-@frozen(eq=False)
+@frozen(eq=False, weakref_slot=True)
 class KvLease:
     """A part of KV memory that belongs to this client alone."""
 
@@ -56,6 +58,11 @@ class KvLease:
     memory: memoryview
     """The part itself, writable; empty for a store on a GPU."""
     handle: bytes = b""
+    _fd: int = -1
+
+    def map_into(self, addresses: HostRange) -> None:
+        """Map as much of it as the range holds, in the place of what was there."""
+        addresses.map(0, self._fd, addresses.nbytes, writable=True, fd_offset=self.offset)
 
 
 class StoreClient:
@@ -120,8 +127,13 @@ class StoreClient:
             "kv_lease", owner=owner, bytes=nbytes, wait=wait, timeout=timeout
         )
         size, offset = result["nbytes"], result["offset"]
-        memory = _map(fds[0], size, writable=True, offset=offset) if fds else memoryview(b"")
-        return KvLease(result["number"], offset, size, memory, handles[0])
+        if not fds:
+            return KvLease(result["number"], offset, size, memoryview(b""), handles[0])
+        kept = os.dup(fds[0])
+        memory = _map(fds[0], size, writable=True, offset=offset)
+        lease = KvLease(result["number"], offset, size, memory, handles[0], kept)
+        weakref.finalize(lease, os.close, kept)
+        return lease
 
     def release(self, lease: KvLease) -> None:
         """Give a lease back.  The caller must not touch its memory any more."""

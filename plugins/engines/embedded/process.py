@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import torch
 
 from shuntserve_core.tensorstore import KvLease, StoreClient
+from shuntserve_core.tensorstore.views import KvRange, shard_tensors
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec, kv_blocks, longest
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
 from shuntserve_plugins.engines.embedded.mesh import Layout, meet
 from shuntserve_plugins.engines.embedded.peers import Door
 from shuntserve_plugins.engines.embedded.rank import Rank, cache_of
 from shuntserve_plugins.engines.embedded.stage import Stage
-from shuntserve_plugins.engines.embedded.weights import lent_tensors
 
 
 class RankProcess:
@@ -30,6 +30,7 @@ class RankProcess:
         self._spec = spec
         self._blocks = kv_blocks(launch, geometry)
         self._store = StoreClient(place.store_socket)
+        self._kv = KvRange(launch.kv_bytes, "cpu")
         self._lease: KvLease | None = None
         shard = launch.shard(spec.rank)
         self._store.load(shard)
@@ -38,7 +39,7 @@ class RankProcess:
         group, pipe = meet(layout, door, addresses, launch.link_token, launch.model.hidden)
         stage = Stage(
             geometry,
-            lent_tensors(attachment),
+            shard_tensors(attachment),
             range(*launch.layers[place.stage]),
             group,
             longest(launch, geometry),
@@ -52,7 +53,8 @@ class RankProcess:
         if self._lease is None:
             owner, nbytes = self._spec.launch.engine_id, self._spec.launch.kv_bytes
             self._lease = self._store.kv_lease(owner, nbytes)
-            memory = torch.frombuffer(self._lease.memory, dtype=torch.float32)
+            self._kv.own(self._lease)
+            memory = self._kv.tensor[: nbytes // 4 * 4].view(torch.float32)
             self.rank.cache = cache_of(self.rank.stage, self._blocks, memory)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from shuntserve_core.tensorstore import Attachment
 from shuntserve_plugins.engines.embedded.arithmetic import Scratch
 from shuntserve_plugins.engines.embedded.geometry import Geometry
 
@@ -16,18 +14,6 @@ VOCAB_TILE = 1024
 """Rows of the output projection in one product, counted from the start of the whole vocabulary."""
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
-
-def lent_tensors(attachment: Attachment) -> dict[str, Tensor]:
-    """Every tensor of an attachment, without a copy.  Nobody may write to them."""
-    tensors = {}
-    with warnings.catch_warnings():
-        # torch knows no read-only tensors, and says so.  The kernel does: a write would be a fault.
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        for name, view in attachment.tensors.items():
-            dtype = getattr(torch, view.dtype)
-            tensors[name] = torch.frombuffer(attachment.data(name), dtype=dtype).view(view.shape)
-    return tensors
 
 
 class LayerWeights:
