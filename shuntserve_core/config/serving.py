@@ -48,6 +48,9 @@ class ServeTable:
     """Requests that may wait when all pipelines are full or gone."""
     queue_seconds: float = field(default=60.0, validator=_SECONDS)
     """Seconds that a request may wait before it fails with 503."""
+    drain_seconds: float = field(default=30.0, validator=_SECONDS)
+    """Seconds that requests under way have to finish after SIGTERM or SIGINT; what is left then
+    ends with an error.  A second signal ends everything at once."""
 
 
 @frozen

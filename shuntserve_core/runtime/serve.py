@@ -33,9 +33,6 @@ from shuntserve_core.types import Cluster, Placement
 
 logger = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 30.0
-"""How long requests under way may take to finish after the first signal."""
-
 SMALL_COPIES = 1_000_000
 """Bytes: biases, for example, may have to be put together, which is not worth a word."""
 
@@ -219,7 +216,7 @@ class _Server:
                 on_ready(Report(url, control_url, placement, spares, security))
                 await stopped
             coming_up.cancel()
-            await self._frontdoor.drain(DRAIN_SECONDS)
+            await self._frontdoor.drain(self._config.document.serve.drain_seconds)
         finally:
             for task in background:
                 task.cancel()

@@ -203,3 +203,16 @@ class Health(Struct):
     """Whether the server is well."""
 
     status: Literal["ok", "starting", "draining"]
+
+
+class Version(Struct):
+    """Body of `GET /version`."""
+
+    version: str
+
+
+class Load(Struct):
+    """Body of `GET /load`."""
+
+    server_load: int
+    """Generations under way."""

@@ -31,23 +31,29 @@ class Route:
     """An endpoint; `open` ones need no key."""
 
     path: str
-    method: str
+    methods: tuple[str, ...]
     handler: Handler
     open: bool = False
 
 
+_GET, _POST, _READ = ("GET",), ("POST",), ("GET", "HEAD")
 ROUTES = (
-    Route("/v1/chat/completions", "POST", chat_completions),
-    Route("/v1/completions", "POST", completions),
-    Route("/v1/models", "GET", utilities.models),
-    Route("/v1/models/{model}", "GET", utilities.model),
-    Route("/tokenize", "POST", utilities.tokenize),
-    Route("/detokenize", "POST", utilities.detokenize),
-    Route("/health", "GET", utilities.health, open=True),
-    Route("/ready", "GET", utilities.ready, open=True),
-    Route("/metrics", "GET", utilities.metrics_page),
-    Route("/openapi.json", "GET", utilities.openapi),
+    Route("/v1/chat/completions", _POST, chat_completions),
+    Route("/v1/completions", _POST, completions),
+    Route("/v1/models", _READ, utilities.models),
+    Route("/v1/models/{model}", _READ, utilities.model),
+    Route("/tokenize", _POST, utilities.tokenize),
+    Route("/detokenize", _POST, utilities.detokenize),
+    Route("/health", _READ, utilities.health, open=True),
+    Route("/ready", _READ, utilities.ready, open=True),
+    Route("/ping", ("GET", "POST"), utilities.ping, open=True),
+    Route("/version", _GET, utilities.version),
+    Route("/load", _GET, utilities.load),
+    Route("/metrics", _GET, utilities.metrics_page),
+    Route("/openapi.json", _GET, utilities.openapi),
 )
+_COUNTS = ("/metrics", "/load")
+"""Paths that show numbers alone, which `open_metrics` opens."""
 _BY_PATH: Mapping[str, Route] = {route.path: route for route in ROUTES}
 
 
@@ -108,14 +114,14 @@ class Application:
         path, method = call.request.path, call.request.method
         if route is None:
             raise ApiError(404, f"There is no {path}.", code="unknown_url")
-        if method != route.method:
+        if method not in route.methods:
             raise ApiError(
                 405,
-                f"{path} takes {route.method}, not {method}.",
+                f"{path} takes {' or '.join(route.methods)}, not {method}.",
                 code="method_not_allowed",
-                headers={"Allow": route.method},
+                headers={"Allow": ", ".join(route.methods)},
             )
-        if not (route.open or (self.open_metrics and path == "/metrics")):
+        if not (route.open or (self.open_metrics and path in _COUNTS)):
             call.key = self.keys.find(call.request.headers.get("Authorization"))
         return await route.handler(call)
 

@@ -61,9 +61,7 @@ class ChatRenderer:
     def __init__(self, call: Call, body: ChatRequest, function: str | None) -> None:
         self._tokenizer = call.site.tokenizer
         self._function = function
-        self._chunks = Chunks(
-            call, "chatcmpl", "chat.completion.chunk", "delta", usage=body.wants_usage
-        )
+        self._chunks = Chunks(call, "chatcmpl", "chat.completion.chunk", "delta", body)
         content = b'{"tool_calls":[{"index":0,"function":{"arguments":' if function else None
         self._delta_open = content or b'{"content":'
         self._delta_close = b"}}]}" if function else b"}"
@@ -80,7 +78,7 @@ class ChatRenderer:
                 "function": {"name": self._function, "arguments": ""},
             }
             delta = _json({"role": "assistant", "content": None, "tool_calls": [called]})
-        return self._chunks.event(choice.index, delta, None)
+        return self._chunks.event(choice, delta, None, counted=0)
 
     def delta(self, choice: Choice, delta: Delta) -> bytes:
         """An event for the text, if there is any, and one for the end."""
@@ -88,14 +86,14 @@ class ChatRenderer:
         if delta.logprobs:
             events = self._with_logprobs(choice, delta)
         elif delta.text:
-            events = self._chunks.plain(choice.index, self._content(delta))
+            events = self._chunks.plain(choice, self._content(delta))
         if delta.finish is None:
             return events
-        return events + self._chunks.event(choice.index, b"{}", self._reason(delta.finish))
+        return events + self._chunks.event(choice, b"{}", self._reason(delta.finish))
 
     def _with_logprobs(self, choice: Choice, delta: Delta) -> bytes:
         logprobs = _json(chat_logprobs(self._tokenizer, delta.tokens, delta.logprobs))
-        return self._chunks.event(choice.index, self._content(delta), None, logprobs)
+        return self._chunks.event(choice, self._content(delta), None, logprobs)
 
     def _content(self, delta: Delta) -> bytes:
         return self._delta_open + _json(delta.text) + self._delta_close

@@ -83,20 +83,20 @@ class CompletionRenderer:
 
     def __init__(self, call: Call, body: CompletionRequest) -> None:
         self._tokenizer = call.site.tokenizer
-        self._chunks = Chunks(call, "cmpl", "text_completion", "text", usage=body.wants_usage)
+        self._chunks = Chunks(call, "cmpl", "text_completion", "text", body)
         self._offsets: dict[int, int] = {}
 
     def first(self, choice: Choice) -> bytes:
         """The event with the prompt, where it is echoed."""
         echo = choice.prompt.text
-        return self._chunks.event(choice.index, _json(echo), None) if echo else b""
+        return self._chunks.event(choice, _json(echo), None, counted=0) if echo else b""
 
     def delta(self, choice: Choice, delta: Delta) -> bytes:
         """One event, unless there is nothing to show."""
         if delta.finish is None and not delta.logprobs:
-            return self._chunks.plain(choice.index, _json(delta.text)) if delta.text else b""
+            return self._chunks.plain(choice, _json(delta.text)) if delta.text else b""
         logprobs = self._logprobs(choice, delta)
-        return self._chunks.event(choice.index, _json(delta.text), delta.finish, logprobs)
+        return self._chunks.event(choice, _json(delta.text), delta.finish, logprobs)
 
     def _logprobs(self, choice: Choice, delta: Delta) -> bytes:
         if not delta.logprobs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +16,9 @@ from aiohttp import web
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 from attrs import define, field
 
-from shuntserve_core.errors import did_you_mean
 from shuntserve_core.interfaces.frontdoor import Backend
 from shuntserve_core.text import TextTokenizer
+from shuntserve_plugins.frontdoors.openai.decoding import decode
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.keys import KeyUse
 from shuntserve_plugins.frontdoors.openai.limits import Limits
@@ -27,8 +26,6 @@ from shuntserve_plugins.frontdoors.openai.metrics import Metrics
 from shuntserve_plugins.frontdoors.openai.sampling import Served
 
 T = TypeVar("T")
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
-_FIELD = re.compile(r"^Object (?P<kind>contains unknown|missing required) field `(?P<name>.*)`$")
 
 
 @define(eq=False)
@@ -71,6 +68,11 @@ class Site:
             self._working -= 1
             if not self._working:
                 self.idle.set()
+
+    @property
+    def busy(self) -> int:
+        """Generations under way."""
+        return self._working
 
     @staticmethod
     def now() -> int:
@@ -167,40 +169,3 @@ class Call:
                 yield
             finally:
                 self.key.leave()
-
-
-def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """A body as its type; raises `ApiError` 400 that names the field."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error), decoder.type) from None
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        reason = str(error) if isinstance(error, msgspec.DecodeError) else "not UTF-8"
-        if isinstance(error, RecursionError):
-            reason = "nested too deeply"
-        raise ApiError(400, f"The body is not JSON: {reason}.", code="invalid_json") from None
-
-
-def _invalid(message: str, wanted: Any) -> ApiError:
-    place = _PLACE.match(message)
-    what, where = (place["what"], place["where"]) if place else (message, None)
-    match = _FIELD.match(what)
-    if match is None:
-        shown = f"{where}: {what}" if where else what
-        return ApiError(400, f"{shown}.", param=where, code="invalid_value")
-    name = f"{where}.{match['name']}" if where else match["name"]
-    if match["kind"].startswith("missing"):
-        return ApiError(
-            400,
-            f"Missing required parameter: {name!r}.",
-            param=name,
-            code="missing_required_parameter",
-        )
-    fields = [known.name for known in msgspec.structs.fields(wanted)]
-    return ApiError(
-        400,
-        f"Unknown parameter: {name!r}; {did_you_mean(match['name'], fields)}.",
-        param=name,
-        code="unknown_parameter",
-    )

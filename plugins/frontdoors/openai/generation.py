@@ -16,6 +16,7 @@ from shuntserve_core.text import StopStrings
 from shuntserve_core.types.request import SamplingParams
 from shuntserve_plugins.frontdoors.openai.answers import Usage
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Emit, Prompt
+from shuntserve_plugins.frontdoors.openai.chunks import usage_of
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.sampling import choice_seed
@@ -54,7 +55,7 @@ class Work:
         """Exact counts; a prompt counts once, however many answers it has."""
         prompt = sum(len(prompt.tokens) for prompt, _ in self.prompts)
         completion = sum(choice.counted for choice in choices)
-        return Usage(prompt, completion, prompt + completion)
+        return usage_of(prompt, completion)
 
 
 class Generation:

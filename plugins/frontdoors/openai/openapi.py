@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from attrs import frozen
+from attrs import evolve, frozen
 
 from shuntserve_core import __version__
 from shuntserve_plugins.frontdoors.openai import answers, wire
@@ -38,13 +38,15 @@ class Operation:
     name: str
     summary: str
     answer: Any
-    """A wire type, or a media type of text."""
+    """A type, a media type of text, or None for no body."""
     body: Any = None
     parameters: Sequence[dict[str, Any]] = ()
     chunk: Any = None
     """Type of the data of each event, where the answer can be a stream."""
     unready: Any = None
-    """Type of the body of a 503, where that is no error."""
+    """Type of the body of a 503, where that is no error; an empty text for no body."""
+    open: bool = False
+    """Whether it never needs a key."""
 
 
 _MODEL_PARAMETER = {
@@ -54,7 +56,7 @@ _MODEL_PARAMETER = {
     "schema": {"type": "string", "minLength": 1},
 }
 
-OPERATIONS = (
+_DESCRIBED = (
     Operation(
         "/v1/chat/completions",
         "post",
@@ -98,7 +100,7 @@ OPERATIONS = (
         answers.DetokenizeResponse,
         wire.DetokenizeRequest,
     ),
-    Operation("/health", "get", "health", "Whether the process is well", answers.Health),
+    Operation("/health", "get", "health", "Whether the process is well", answers.Health, open=True),
     Operation(
         "/ready",
         "get",
@@ -106,9 +108,39 @@ OPERATIONS = (
         "Whether requests are welcome",
         answers.Health,
         unready=answers.Health,
+        open=True,
     ),
+    *(
+        Operation(
+            "/ping",
+            method,
+            f"{method}Ping",
+            "Whether requests are welcome, in a status alone",
+            None,
+            unready="",
+            open=True,
+        )
+        for method in ("get", "post")
+    ),
+    Operation("/version", "get", "version", "The version of this software", answers.Version),
+    Operation("/load", "get", "load", "How much is under way", answers.Load),
     Operation("/metrics", "get", "metrics", "Metrics for Prometheus", "text/plain"),
     Operation("/openapi.json", "get", "openapi", "This document", dict[str, Any]),
+)
+_WITH_HEAD = ("/v1/models", "/v1/models/{model}", "/health", "/ready")
+OPERATIONS = (
+    *_DESCRIBED,
+    *(
+        evolve(
+            one,
+            method="head",
+            name=f"{one.name}Head",
+            answer=None,
+            unready="" if one.unready else None,
+        )
+        for one in _DESCRIBED
+        if one.path in _WITH_HEAD
+    ),
 )
 
 
@@ -125,7 +157,7 @@ def document(*, with_keys: bool) -> bytes:
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
         described = _operation(operation, schema_of)
-        if with_keys and operation.path not in ("/health", "/ready"):
+        if with_keys and not operation.open:
             described["security"] = [{"key": []}]
         paths.setdefault(operation.path, {})[operation.method] = described
     whole: dict[str, Any] = {
@@ -145,14 +177,15 @@ def document(*, with_keys: bool) -> bytes:
 
 
 def _operation(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
-    error = {_JSON: {"schema": schema_of[str(ErrorBody)]}}
-    responses = {
-        str(status): {"description": text, "content": error} for status, text in _ERRORS.items()
-    }
-    responses["200"] = {"description": "Success", "content": _content(operation, schema_of)}
+    error = {"content": {_JSON: {"schema": schema_of[str(ErrorBody)]}}}
+    told: dict[str, Any] = {} if operation.method == "head" else error
+    responses = {str(status): {"description": text, **told} for status, text in _ERRORS.items()}
+    responses["200"] = {"description": "Success", **_content(operation, schema_of)}
     if operation.unready is not None:
-        health = {_JSON: {"schema": schema_of[str(operation.unready)]}}
-        responses["503"] = {"description": "Not ready", "content": health}
+        health: dict[str, Any] = {}
+        if operation.unready:
+            health = {"content": {_JSON: {"schema": schema_of[str(operation.unready)]}}}
+        responses["503"] = {"description": "Not ready", **health}
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -167,13 +200,15 @@ def _operation(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any
 
 
 def _content(operation: Operation, schema_of: dict[str, Any]) -> dict[str, Any]:
+    if operation.answer is None:
+        return {}
     if isinstance(operation.answer, str):
-        return {operation.answer: {"schema": {"type": "string"}}}
-    content = {_JSON: {"schema": schema_of[str(operation.answer)]}}
+        return {"content": {operation.answer: {"schema": {"type": "string"}}}}
+    content: dict[str, Any] = {_JSON: {"schema": schema_of[str(operation.answer)]}}
     if operation.chunk is not None:
         shapes = [schema_of[str(operation.chunk)], schema_of[str(ErrorBody)]]
         content[_EVENTS] = {"schema": _event(shapes)}
-    return content
+    return {"content": content}
 
 
 def _event(shapes: list[Any]) -> dict[str, Any]:

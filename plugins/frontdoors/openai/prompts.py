@@ -73,6 +73,11 @@ def as_template_message(message: Message) -> dict[str, Any]:
         plain["content"] = "\n".join(part.text for part in content)
     elif content is None:
         plain["content"] = ""
+    for name in ("annotations", "audio", "function_call"):
+        plain.pop(name, None)
+    for name, other in (("reasoning", "reasoning_content"), ("reasoning_content", "reasoning")):
+        if name in plain:
+            plain.setdefault(other, plain[name])
     for call in plain.get("tool_calls", ()):
         call["function"]["arguments"] = _object(call["function"]["arguments"])
     return plain

@@ -7,13 +7,16 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
+from shuntserve_core import __version__
 from shuntserve_plugins.frontdoors.openai import metrics
 from shuntserve_plugins.frontdoors.openai.answers import (
     DetokenizeResponse,
     Health,
+    Load,
     Model,
     ModelList,
     TokenizeResponse,
+    Version,
 )
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
@@ -93,6 +96,22 @@ async def ready(call: Call) -> web.StreamResponse:
     if not call.site.backend.ready:
         return json_response(Health("starting"), 503)
     return json_response(Health("ok"))
+
+
+async def ping(call: Call) -> web.StreamResponse:
+    """As `ready`, in a status alone: what Amazon SageMaker and vLLM's users ask for."""
+    site = call.site
+    return web.Response(status=200 if site.backend.ready and not site.draining else 503)
+
+
+async def version(call: Call) -> web.StreamResponse:
+    """The version of this software, as vLLM tells its own."""
+    return json_response(Version(__version__))
+
+
+async def load(call: Call) -> web.StreamResponse:
+    """Generations under way, under vLLM's name."""
+    return json_response(Load(call.site.busy))
 
 
 async def metrics_page(call: Call) -> web.StreamResponse:

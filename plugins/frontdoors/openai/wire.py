@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 4
@@ -21,10 +21,12 @@ Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
 
 
-class StreamOptions(Struct):
+class StreamOptions(Struct, forbid_unknown_fields=True):
     """What a stream carries besides text."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """With `include_usage`: every event has the token counts of its choice so far."""
     include_obfuscation: bool | None = None
     """Accepted and without effect."""
 
@@ -72,41 +74,56 @@ class Sampling(Struct, kw_only=True, forbid_unknown_fields=True):
         """Whether a stream ends with its token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def wants_usage_throughout(self) -> bool:
+        """Whether every event of a stream has the token counts so far."""
+        continuous = self.stream_options and self.stream_options.continuous_usage_stats
+        return self.wants_usage and bool(continuous)
 
-class TextPart(Struct, tag_field="type", tag="text"):
+
+class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
     """A piece of a message."""
 
     text: str
 
 
-class FunctionCall(Struct):
+class FunctionCall(Struct, forbid_unknown_fields=True):
     """A function that the model called."""
 
     name: str
     arguments: str
 
 
-class ToolCall(Struct):
+class ToolCall(Struct, forbid_unknown_fields=True):
     """A call in the history of a chat."""
 
     function: FunctionCall
     id: str = ""
     type: Literal["function"] = "function"
+    index: int | UnsetType | None = UNSET
+    """Of calls that were put together from a stream."""
 
 
-class Message(Struct, omit_defaults=True):
-    """One message of a chat.  Fields that are not known here are not shown to the template."""
+class Message(Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """One message of a chat."""
 
     role: Annotated[str, Meta(min_length=1, max_length=64)]
     content: str | list[TextPart] | None = None
     name: str | None = None
+    reasoning: str | None = None
     reasoning_content: str | None = None
+    """The same under an older name; templates know either."""
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    annotations: list[Any] | None = None
+    """Servers answer with it, so histories have it; templates are not shown it."""
+    audio: None = None
+    """Of the messages of some servers, always null; as is `function_call`."""
+    function_call: None = None
 
 
-class Function(Struct, omit_defaults=True):
+class Function(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """What the model may call; `parameters` is a JSON schema."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -115,27 +132,27 @@ class Function(Struct, omit_defaults=True):
     strict: bool | None = None
 
 
-class Tool(Struct):
+class Tool(Struct, forbid_unknown_fields=True):
     """A tool; there is no other kind than functions."""
 
     function: Function
     type: Literal["function"] = "function"
 
 
-class FunctionName(Struct):
+class FunctionName(Struct, forbid_unknown_fields=True):
     """A function, named."""
 
     name: str
 
 
-class NamedTool(Struct):
+class NamedTool(Struct, forbid_unknown_fields=True):
     """The one function that must be called."""
 
     function: FunctionName
     type: Literal["function"] = "function"
 
 
-class JsonSchema(Struct):
+class JsonSchema(Struct, forbid_unknown_fields=True):
     """A JSON schema that the answer must fit."""
 
     name: str = ""
@@ -144,7 +161,7 @@ class JsonSchema(Struct):
     strict: bool | None = None
 
 
-class ResponseFormat(Struct):
+class ResponseFormat(Struct, forbid_unknown_fields=True):
     """What shape the answer must have."""
 
     type: Literal["text", "json_object", "json_schema"]

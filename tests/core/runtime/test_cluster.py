@@ -214,6 +214,18 @@ async def test_sigterm_lets_streams_finish(tmp_path: Path) -> None:
         assert await served.process.wait() == 0
 
 
+async def test_the_length_of_a_drain_is_set(tmp_path: Path) -> None:
+    slow = "tpot = 1.0\nttft = 0.02\nthroughput = 0"
+    async with cluster(tmp_path, serve="drain_seconds = 0.2", engine=slow) as served:
+        tasks = await streams(served, 2)
+        await busiest(served)
+        served.process.send_signal(signal.SIGTERM)
+        answers = await asyncio.gather(*tasks)
+        assert not any(answer.done for answer in answers)
+        assert all("shutting_down" in answer.error for answer in answers)
+        assert await served.process.wait() == 0
+
+
 async def test_metrics_tell_what_happened(tmp_path: Path) -> None:
     async with cluster(tmp_path) as served:
         tasks = await streams(served, 6)
