@@ -6,7 +6,6 @@ Reading gives back an equal `Placement`.  Keys that follow from others (`cost_pe
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from attrs.validators import ge
 from shuntserve_core.config.mistakes import Mistakes
 from shuntserve_core.config.structure import make_converter
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import parse_json
 from shuntserve_core.types import (
     Estimate,
     Pipeline,
@@ -106,7 +106,7 @@ def read_placement(file: Path | str) -> Placement:
     file = Path(file)
     remedy = "write it with: shuntserve plan CONFIG --out FILE"
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         reason = (error.strerror or "unreadable").lower()
         raise UserError(f"cannot read it: {reason}", where=str(file), remedy=remedy) from error

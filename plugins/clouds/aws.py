@@ -21,6 +21,7 @@ import aiohttp
 from attrs import define, field, frozen
 from attrs.validators import gt
 
+from shuntserve_core.foreign import parse_json
 from shuntserve_core.types.spot import SpotEvent
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class _Metadata:
                 if response.status == 404:
                     return None
                 response.raise_for_status()
-                document = json.loads(await response.text())
+                document = parse_json(await response.text())
                 if not isinstance(document, dict):
                     raise ValueError(f"{path} is not an object")
                 return document

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from attrs import frozen
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import read_bytes
 from shuntserve_core.interfaces.store import (
     ObjectInfo,
     ObjectMissing,
@@ -23,6 +24,7 @@ from shuntserve_core.interfaces.store import (
 )
 from shuntserve_core.weights.checksum import checksum
 from shuntserve_core.weights.pieces import cut_pieces, total_bytes
+from shuntserve_plugins.storage.below import folder_below, open_to_write
 
 PART_BYTES = 16 << 20
 """What an interrupted `put` loses at most."""
@@ -75,32 +77,34 @@ class DirectoryStore:
     def get(self, key: str) -> tuple[bytes, str]:
         """The file's bytes; their checksum is the version."""
         with _clear_errors(key, self.root):
-            data = self._path(key).read_bytes()
+            data = read_bytes(self._path(key))
         return data, checksum([data])
 
     def put(
         self, key: str, pieces: Pieces, checksum: str, on_sent: Callable[[int], None] | None = None
     ) -> None:
         """Write beside the object's place, then rename; parts already written there are kept."""
-        path = self._path(key)
-        unfinished = path.with_name(f".{path.name}.{checksum.rpartition(':')[2]}.part")
-        with _clear_errors(key, self.root):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644)
+        name = self._path(key).name
+        unfinished = f".{name}.{checksum.rpartition(':')[2]}.part"
+        with (
+            _clear_errors(key, self.root),
+            folder_below(self.root, key, create=True) as folder,
+        ):
+            descriptor = open_to_write(unfinished, folder, self.root, key)
             try:
                 _write_parts(descriptor, pieces, on_sent)
             finally:
                 os.close(descriptor)
-            unfinished.replace(path)
+            os.replace(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
 
     def put_if(self, key: str, data: bytes, version: str | None) -> str:
         """Replace the file under a lock on its directory, or create it where there is none."""
-        path = self._path(key)
+        name = self._path(key).name
         with _clear_errors(key, self.root):
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with _locked(path.parent):
-                    _replace_if(path, data, version)
+                with folder_below(self.root, key, create=True) as folder:
+                    fcntl.flock(folder, fcntl.LOCK_EX)
+                    _replace_if(name, folder, data, version, f"{self.root}: {key}")
             except (FileExistsError, FileNotFoundError) as error:
                 # Somebody created it, or removed the directory, between two of our steps.
                 raise VersionConflict("it was written in the meantime", where=key) from error
@@ -125,23 +129,22 @@ class DirectoryStore:
         """Remove files, and directories that this leaves empty."""
         for key in keys:
             path = self._path(key)
-            with _clear_errors(key, self.root):
-                path.unlink(missing_ok=True)
+            with _clear_errors(key, self.root), contextlib.suppress(FileNotFoundError):
+                with folder_below(self.root, key) as folder:
+                    os.unlink(path.name, dir_fd=folder)
                 self._remove_empty_above(path)
 
     def discard_unfinished(self, prefix: str) -> int:
         """Remove hidden `.part` files."""
         unfinished = [path for path in self._files(prefix) if _is_unfinished(path.name)]
-        for path in unfinished:
-            path.unlink(missing_ok=True)
-            self._remove_empty_above(path)
+        self.delete(map(self._key, unfinished))
         return len(unfinished)
 
     def close(self) -> None:
         """Nothing is held open."""
 
     def _path(self, key: str) -> Path:
-        if key.startswith("/") or ".." in key.split("/"):
+        if not key or {"", ".", ".."} & set(key.split("/")) or "\0" in key:
             raise StoreError("a key stays below its store", where=key)
         return self.root / key
 
@@ -211,32 +214,34 @@ def _already_written(descriptor: int, pieces: Pieces, size: int) -> int:
     return start
 
 
-def _replace_if(path: Path, data: bytes, version: str | None) -> None:
-    found = checksum([path.read_bytes()]) if path.exists() else None
+def _replace_if(name: str, folder: int, data: bytes, version: str | None, where: str) -> None:
+    found = _checksum_of(name, folder)
     if found != version:
-        raise VersionConflict("it was written in the meantime", where=str(path))
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        raise VersionConflict("it was written in the meantime", where=where)
+    unfinished = f".{name}.{uuid.uuid4().hex}.part"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with unfinished.open("wb") as file:
+        with os.fdopen(os.open(unfinished, flags, 0o644, dir_fd=folder), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if version is None:
-            path.hardlink_to(unfinished)  # fails if it exists, lock or no lock
+        if version is None:  # fails if it exists, lock or no lock
+            os.link(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
         else:
-            unfinished.replace(path)
+            os.replace(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unfinished, dir_fd=folder)
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _checksum_of(name: str, folder: int) -> str | None:
+    """Of what is there; None where there is nothing."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return checksum([file.read()])
 
 
 @contextlib.contextmanager

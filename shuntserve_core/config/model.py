@@ -13,9 +13,10 @@ from shuntserve_core.config.mistakes import Mistakes
 from shuntserve_core.config.model_facts import facts_from_directory, facts_of
 from shuntserve_core.errors import UserError
 from shuntserve_core.types import DTYPE_BYTES, ModelSpec
+from shuntserve_core.types.model import MOST_LAYERS, MOST_POSITIONS, MOST_WIDTH
 
 _dtype = optional(in_(tuple(DTYPE_BYTES)))
-_size = optional([ge(1), le(10_000_000)])
+_size = optional([ge(1), le(MOST_WIDTH)])
 NEEDED = ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocab")
 
 
@@ -28,7 +29,7 @@ class ModelTable:
     (`llama-3.1-70b`), or a folder; with all facts given, any label."""
     path: str | None = None
     """Folder with the model's `config.json`, relative to this file."""
-    layers: int | None = field(default=None, validator=optional([ge(1), le(10_000)]))
+    layers: int | None = field(default=None, validator=optional([ge(1), le(MOST_LAYERS)]))
     """Transformer layers."""
     hidden: int | None = field(default=None, validator=_size)
     """Width of the residual stream."""
@@ -46,7 +47,7 @@ class ModelTable:
     """Whether the output projection is the embedding table."""
     family: str | None = field(default=None, validator=optional(in_(("llama", "qwen2", "qwen3"))))
     """Architecture: decides biases and query/key norms."""
-    max_positions: int | None = field(default=None, validator=optional([ge(1), le(10**9)]))
+    max_positions: int | None = field(default=None, validator=optional([ge(1), le(MOST_POSITIONS)]))
     """Longest context, tokens."""
     dtype: str | None = field(default=None, validator=_dtype)
     """Arithmetic and activations; by default as the model says, else float16."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.foreign import parse_json, read_bytes, whole_number
 from shuntserve_core.types import DTYPE_BYTES
+from shuntserve_core.types.model import MOST_LAYERS, MOST_POSITIONS, MOST_WIDTH
 
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """Dense decoders with grouped-query attention and a gated MLP, by `model_type`."""
@@ -28,7 +29,7 @@ def bundled_models() -> dict[str, Mapping[str, Any]]:
     """`config.json` fields of the models that are known offline, by hub id."""
     text = resources.files(__package__).joinpath("models.json").read_text(encoding="utf-8")
     known: dict[str, Mapping[str, Any]] = {}
-    for name, facts in json.loads(text)["models"].items():
+    for name, facts in parse_json(text)["models"].items():
         for alias in (name, *facts["also"]):
             known[alias] = facts
     return known
@@ -56,7 +57,7 @@ def facts_from_directory(directory: Path) -> dict[str, Any]:
     """`ModelSpec` fields from a directory with a Hugging Face `config.json`."""
     file = directory / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(read_bytes(file))
     except OSError as error:
         raise UserError(
             f"cannot read {file}: {error.strerror}", remedy="name a folder with a config.json"
@@ -75,9 +76,9 @@ def facts_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     architectures that the cost model does not describe.
     """
     model_type = config.get("model_type", "")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(
-            f"model_type {model_type!r} is not a dense decoder that shuntserve knows",
+            f"model_type {str(model_type)[:40]!r} is not a dense decoder that shuntserve knows",
             remedy=f"known: {', '.join(FAMILIES)}; or give the facts (layers, hidden, ...) here",
         )
     missing = [key for key in _FIELDS.values() if not isinstance(config.get(key), int)]
@@ -86,19 +87,33 @@ def facts_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json has no whole number for {', '.join(missing)}",
             remedy="give the facts (layers, hidden, ...) in [model]",
         )
-    facts: dict[str, Any] = {field: config[key] for field, key in _FIELDS.items()}
+    facts: dict[str, Any] = {
+        field: _count(config[key], key, MOST_LAYERS if field == "layers" else MOST_WIDTH)
+        for field, key in _FIELDS.items()
+    }
     facts["family"] = FAMILIES[model_type]
-    facts["kv_heads"] = config.get("num_key_value_heads") or facts["heads"]
+    kv_heads = config.get("num_key_value_heads") or facts["heads"]
+    facts["kv_heads"] = _count(kv_heads, "num_key_value_heads", MOST_WIDTH)
     if isinstance(config.get("head_dim"), int):
-        facts["head_dim"] = config["head_dim"]
+        facts["head_dim"] = _count(config["head_dim"], "head_dim", MOST_WIDTH)
     facts["tied_embeddings"] = bool(config.get("tie_word_embeddings", False))
-    facts["max_positions"] = config.get("max_position_embeddings", 8192)
+    positions = config.get("max_position_embeddings", 8192)
+    facts["max_positions"] = _count(positions, "max_position_embeddings", MOST_POSITIONS)
     dtype = str(config.get("torch_dtype") or config.get("dtype") or "float16")
     dtype = _DTYPES.get(dtype, dtype)
     facts["dtype"] = dtype if dtype in DTYPE_BYTES else "float16"
     if quantised := _weight_dtype(config.get("quantization_config")):
         facts["weight_dtype"] = quantised
     return facts
+
+
+def _count(value: object, key: str, most: int) -> int:
+    try:
+        return whole_number(value, 1, most)
+    except ValueError as error:
+        raise UserError(
+            f"config.json: {key}: {error}", remedy="correct it, or give the fact in [model]"
+        ) from error
 
 
 def _weight_dtype(quantization: object) -> str | None:
@@ -114,10 +129,10 @@ def _weight_dtype(quantization: object) -> str | None:
     if quantization.get("load_in_8bit"):
         bits = 8
     known = {4: "int4", 8: "int8"}
-    if bits in known:
+    if isinstance(bits, int) and bits in known:
         return known[bits]
     raise UserError(
-        f"quantisation {method!r} is not known",
+        f"quantisation {method[:40]!r} is not known",
         remedy='say how weights are stored: weight_dtype = "fp8", "int8", "int4" or "float16"',
     )
 
@@ -138,5 +153,10 @@ def _from_hub(name: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
             f'cannot fetch config.json of "{name}" from the Hugging Face hub: {reason}',
             remedy=f"give path = a folder with its config.json, or {did_you_mean(name, known)}",
         ) from error
-    config: Mapping[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        config = parse_json(read_bytes(Path(file)))
+    except ValueError as error:
+        raise UserError(f'config.json of "{name}" is not valid JSON: {error}') from error
+    if not isinstance(config, dict):
+        raise UserError(f'config.json of "{name}" holds no JSON object')
     return config

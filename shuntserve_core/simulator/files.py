@@ -11,6 +11,7 @@ import cattrs
 import numpy as np
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import parse_json
 from shuntserve_core.simulator.profile import PROFILES, EngineProfile, profile_named
 from shuntserve_core.simulator.result import Result
 
@@ -37,7 +38,7 @@ def read_profile(name: str) -> EngineProfile:
     if name in PROFILES or not file.suffix:
         return profile_named(name)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse_json(file.read_text(encoding="utf-8"))
         like = profile_named(str(data.pop("like", "vllm")))
         facts = cattrs.unstructure(like) | {"name": file.stem} | data
         return cattrs.structure(facts, EngineProfile)

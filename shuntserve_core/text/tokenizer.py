@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import parse_json, read_bytes
 from shuntserve_core.text.detokenize import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
 from shuntserve_core.text.template import ChatTemplate, TemplateError
 
@@ -141,6 +142,9 @@ def _byte_alphabet() -> dict[str, int]:
 
 _BYTE_OF = _byte_alphabet()
 
+MOST_TEMPLATE_BYTES = 1 << 20
+"""Of a chat template; the longest have 20 kB."""
+
 _DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -183,7 +187,7 @@ def load_tokenizer(model_dir: str | Path, *, template: str = "") -> TextTokenize
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        value = parse_json(read_bytes(path)) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"not JSON: {error}", where=str(path)) from error
     return value if isinstance(value, dict) else {}
@@ -205,7 +209,7 @@ def _stop_ids(
     found: list[int | None] = []
     for source in (generation, model):
         value = source.get("eos_token_id")
-        found += [value] if isinstance(value, int) else value or []
+        found += value if isinstance(value, list) else [value]
     if "eos_token" in named:
         found.append(tokenizer.token_to_id(named["eos_token"]))
     return [token for token in found if isinstance(token, int)]
@@ -217,10 +221,15 @@ def _template(
     path = Path(chosen) if chosen else folder / "chat_template.jinja"
     if chosen and not path.is_file():
         raise UserError("there is no such chat template", where=chosen)
-    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    try:
+        given = read_bytes(path, MOST_TEMPLATE_BYTES).decode() if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 at byte {error.start}", where=str(path)) from error
+    source = config.get("chat_template") if given is None else given
     if isinstance(source, list):  # several named ones
-        named_sources = {entry.get("name"): entry.get("template") for entry in source}
-        source = named_sources.get("default")
+        entries = [entry for entry in source if isinstance(entry, dict)]
+        found = [entry.get("template") for entry in entries if entry.get("name") == "default"]
+        source = found[-1] if found else None
     if not isinstance(source, str):
         return None
     try:

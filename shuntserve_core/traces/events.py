@@ -9,13 +9,13 @@ list of objects with the same keys.  Lines that begin with # are comments.
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.foreign import parse_json
 from shuntserve_core.types.spot import EVENT_KINDS
 
 COLUMNS = ("at", "node", "kind", "notice", "market")
@@ -66,7 +66,7 @@ def _csv_rows(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _json_rows(text: str) -> list[tuple[str, dict[str, Any]]]:
-    data = json.loads(text)
+    data = parse_json(text, large=True)
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
         raise ValueError("it must be a list of objects")
     return [(f"event {number}", row) for number, row in enumerate(data)]

@@ -13,7 +13,6 @@ The form is recognised by what the file holds:
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 from shuntserve_core.bench.arrivals import seconds_of
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import parse_json
 from shuntserve_core.traces.workload import Requests
 
 
@@ -74,10 +74,12 @@ Row = tuple[str, Mapping[str, Any]]
 def _rows(text: str, file: Path) -> Iterator[Row]:
     try:
         if text.lstrip().startswith("["):
-            yield from ((f"request {i}", row) for i, row in enumerate(json.loads(text)))
+            yield from ((f"request {i}", row) for i, row in enumerate(parse_json(text, large=True)))
         elif text.lstrip().startswith("{"):
             lines = enumerate(text.splitlines(), 1)
-            yield from ((f"line {i}", json.loads(line)) for i, line in lines if line.strip())
+            yield from (
+                (f"line {i}", parse_json(line, large=True)) for i, line in lines if line.strip()
+            )
         else:
             skipped, text = _without_comments(text)
             rows = enumerate(csv.DictReader(StringIO(text)), skipped + 2)

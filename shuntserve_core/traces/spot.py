@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from typing import Any
 from attrs import frozen
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import parse_json
 from shuntserve_core.traces.events import TraceEvent, read_events
 from shuntserve_core.types import Cluster
 
@@ -100,7 +100,7 @@ def _sorted(events: Iterable[TraceEvent]) -> tuple[TraceEvent, ...]:
 
 def skypilot_events(file: Path, counts: Mapping[str, int]) -> tuple[TraceEvent, ...]:
     """Each type has the share of its nodes that the trace has of its greatest level."""
-    data = json.loads(file.read_text(encoding="utf-8"))
+    data = parse_json(file.read_text(encoding="utf-8"), large=True)
     gap, levels = float(data["metadata"]["gap_seconds"]), [float(x) for x in data["data"]]
     most = max(levels) or 1.0
     return _sorted(
@@ -121,7 +121,7 @@ def spotserve_events(file: Path, counts: Mapping[str, int]) -> tuple[TraceEvent,
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        at, kind, facts = json.loads(line)
+        at, kind, facts = parse_json(line, large=True)
         for node in facts["nodes"]:
             if kind == "add" and free:
                 places[node] = free.pop(0)

@@ -7,6 +7,12 @@ from attrs.validators import ge, in_
 
 from shuntserve_core.types.dtypes import DTYPE_BYTES, dtype_bytes
 
+MOST_LAYERS = 10_000
+MOST_WIDTH = 10_000_000
+"""Of heads, widths and vocabularies; what a file says beyond these is damage, and lists are made
+as long as these numbers."""
+MOST_POSITIONS = 10**9
+
 _dtype = in_(tuple(DTYPE_BYTES))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import parse_json, whole_number
+from shuntserve_core.types.model import MOST_LAYERS, MOST_WIDTH
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Values of `model_type` whose tensors have the names and shapes that the cut rules expect."""
@@ -40,15 +41,15 @@ class Geometry:
 def geometry_of(config: bytes, *, where: str = "config.json") -> Geometry:
     """Read the sizes.  Raises `UserError` that names the key that is missing or wrong."""
     try:
-        values = json.loads(config)
+        values = parse_json(config)
     except ValueError as error:
         raise UserError(f"not JSON: {error}", where=where) from error
     if not isinstance(values, dict):
         raise UserError("not a JSON object", where=where)
     family = values.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise UserError(
-            f"models of type {family!r} cannot be cut",
+            f"models of type {str(family)[:40]!r} cannot be cut",
             where=f"{where}: model_type",
             remedy=f"the rules cover {', '.join(FAMILIES)}",
         )
@@ -56,7 +57,7 @@ def geometry_of(config: bytes, *, where: str = "config.json") -> Geometry:
     kv = "num_key_value_heads"
     return Geometry(
         family=family,
-        layers=_count(values, "num_hidden_layers", where),
+        layers=_count(values, "num_hidden_layers", where, MOST_LAYERS),
         heads=heads,
         kv_heads=heads if values.get(kv) is None else _count(values, kv, where),
         vocab=_count(values, "vocab_size", where),
@@ -64,8 +65,8 @@ def geometry_of(config: bytes, *, where: str = "config.json") -> Geometry:
     )
 
 
-def _count(values: Mapping[str, Any], key: str, where: str) -> int:
-    value = values.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"expected a positive whole number, got {value!r}", where=f"{where}: {key}")
-    return value
+def _count(values: Mapping[str, Any], key: str, where: str, most: int = MOST_WIDTH) -> int:
+    try:
+        return whole_number(values.get(key), 1, most)
+    except ValueError as error:
+        raise UserError(str(error), where=f"{where}: {key}") from error

@@ -20,6 +20,7 @@ from typing import Any
 from attrs import asdict, define, frozen
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import parse_json
 from shuntserve_core.interfaces.store import (
     ObjectMissing,
     StoreError,
@@ -132,7 +133,7 @@ def _read(store: WeightStore, key: str) -> tuple[_Holder | None, str | None]:
     except ObjectMissing:
         return None, None
     try:
-        values: dict[str, Any] = json.loads(data)
+        values: dict[str, Any] = parse_json(data)
         return _Holder(**values), version
     except (ValueError, TypeError):
         return None, version

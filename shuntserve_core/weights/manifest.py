@@ -15,16 +15,20 @@ import cattrs
 from attrs import evolve, field, frozen
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import MOST_FILE_BYTES, parse_json, whole_number
 from shuntserve_core.weights.checksum import checksum
 from shuntserve_core.weights.geometry import Geometry
-from shuntserve_core.weights.layout import ModelName
-from shuntserve_core.weights.traw import DTYPES, Header, header_of
+from shuntserve_core.weights.layout import ModelName, parse_model_name
+from shuntserve_core.weights.traw import DTYPES, MAX_DIMENSIONS, MOST_ELEMENTS, Header, header_of
 
 FORMAT = "shuntserve-weights"
 FORMAT_VERSION = 1
 
-_SHARD = re.compile(r"TP(\d+)/shard(\d+)/(.+)\.bin")
-_BAD = (KeyError, TypeError, ValueError, cattrs.BaseValidationError)
+_SHARD = re.compile(r"TP(\d{1,4})/shard(\d{1,4})/([^/\0]{1,200})\.bin")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_BAD = (KeyError, TypeError, ValueError, AttributeError, cattrs.BaseValidationError)
+MOST_OBJECT_BYTES = 1 << 40
+"""Of one shard of one tensor; the largest of known models have 4 GiB."""
 
 
 @frozen
@@ -128,7 +132,7 @@ def _canonical(document: Mapping[str, Any]) -> bytes:
 def decode_manifest(data: bytes, *, where: str) -> Manifest:
     """Read a manifest.  Raises `UserError` for damage, or for a format that is not ours."""
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         found, version = document["format"], document["version"]
         claimed = document.pop("checksum")
     except _BAD as error:
@@ -143,7 +147,7 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
         raise UserError("the manifest is damaged: its checksum is wrong", where=where)
     try:
         manifest = _structure(document)
-    except _BAD as error:
+    except (*_BAD, UserError) as error:
         raise UserError("the manifest is damaged: not what the format says", where=where) from error
     if encode_manifest(manifest) != data:
         raise UserError("the manifest is damaged: not in its canonical form", where=where)
@@ -152,8 +156,23 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
 
 def _structure(document: dict[str, Any]) -> Manifest:
     manifest = cattrs.structure(document, Manifest)
+    parse_model_name(str(manifest.name))
+    for path, file in manifest.files.items():
+        if not _FILE.fullmatch(path):
+            raise ValueError(f"{path[:80]!r} is not the name of a file")
+        whole_number(file.size, 0, MOST_FILE_BYTES)
     for path, record in manifest.tensors.items():
         parse_shard_path(path)
-        if record.dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {record.dtype!r}")
+        _check_record(record)
     return manifest
+
+
+def _check_record(record: TensorRecord) -> None:
+    """Raise `ValueError` for what no tensor is: its size is what memory is made for."""
+    if record.dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {record.dtype[:40]!r}")
+    if len(record.shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{len(record.shape)} dimensions")
+    for size in record.shape:
+        whole_number(size, 0, MOST_ELEMENTS)
+    whole_number(record.size, 0, MOST_OBJECT_BYTES)

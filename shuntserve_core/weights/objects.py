@@ -45,6 +45,13 @@ def read_object(
     on_bytes: Callable[[int], None] | None = None,
 ) -> bytearray:
     """A whole object.  Raises `DamagedObject` unless it is what the manifest says."""
+    if record.size > CHUNK_BYTES:  # what a manifest says is believed only of small objects
+        info = store.stat(key)
+        if info is None or info.size != record.size:
+            there = "not there" if info is None else f"of {info.size} bytes"
+            raise DamagedObject(
+                f"the object is {there}, not of {record.size}", where=key, remedy="push again"
+            )
     data = bytearray(record.size)
     view = memoryview(data)
     for start in range(0, record.size, CHUNK_BYTES):

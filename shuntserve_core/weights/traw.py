@@ -28,6 +28,9 @@ VERSION = 1
 MAX_DIMENSIONS = 16
 """More than any weight has; a damaged count is refused before anything is allocated for it."""
 
+MOST_ELEMENTS = 1 << 48
+"""Along one dimension; numbers beyond it are damage, and some sums with them would not fit."""
+
 _START = struct.Struct("<4sII")
 _END = struct.Struct("<IQ")
 FIXED_BYTES = _START.size + _END.size
@@ -145,6 +148,8 @@ def _check_sizes(header: Header, data_bytes: int, file_bytes: int | None, where:
             f"but the header says {data_bytes}",
             where=where,
         )
+    if max(header.shape, default=0) > MOST_ELEMENTS:
+        raise TrawError(f"no tensor has the shape {list(header.shape)}", where=where)
     if file_bytes is not None and header.file_bytes != file_bytes:
         raise TrawError(
             f"the header promises a file of {header.file_bytes} bytes, this one has {file_bytes}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 from attrs import field, frozen
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import parse_json, read_bytes, whole_number
+from shuntserve_core.types.model import MOST_LAYERS, MOST_WIDTH
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 
@@ -76,10 +77,10 @@ def read_geometry(model_dir: str | Path) -> Geometry:
     """Read `config.json`.  Raises `UserError` for a model that this engine cannot run."""
     path = Path(model_dir) / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = parse_json(read_bytes(path))
         geometry = _geometry(config)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"not a usable model: {error!r}", where=str(path)) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"not a usable model: {error!r}"[:400], where=str(path)) from error
     reason = _unsupported(config, geometry)
     if reason:
         raise UserError(
@@ -91,20 +92,24 @@ def read_geometry(model_dir: str | Path) -> Geometry:
 
 
 def _geometry(config: Mapping[str, Any]) -> Geometry:
-    heads = config["num_attention_heads"]
+    heads, hidden = _width(config["num_attention_heads"]), _width(config["hidden_size"])
     return Geometry(
-        family=config["model_type"],
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
+        family=str(config["model_type"])[:40],
+        layers=whole_number(config["num_hidden_layers"], 1, MOST_LAYERS),
+        hidden=hidden,
         heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        intermediate=config["intermediate_size"],
-        vocab=config["vocab_size"],
-        epsilon=config["rms_norm_eps"],
+        kv_heads=_width(config.get("num_key_value_heads") or heads),
+        head_dim=_width(config.get("head_dim") or hidden // heads),
+        intermediate=_width(config["intermediate_size"]),
+        vocab=_width(config["vocab_size"]),
+        epsilon=float(config["rms_norm_eps"]),
         tied=bool(config.get("tie_word_embeddings")),
         rope=_rope(config),
     )
+
+
+def _width(value: object) -> int:
+    return whole_number(value, 1, MOST_WIDTH)
 
 
 def _rope(config: Mapping[str, Any]) -> Rope:

@@ -9,6 +9,7 @@ of q and k, which it applies to the Llama family only, is undone.
 from __future__ import annotations
 
 import json
+import math
 import re
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import whole_number
 from shuntserve_core.weights.checksum import checksum
 from shuntserve_core.weights.cutting import EMBEDDING, LM_HEAD
 from shuntserve_core.weights.manifest import Source
 from shuntserve_core.weights.sources import SourceTensor
+from shuntserve_core.weights.sources.gguf_layout import GgufTensor, read_layout
 from shuntserve_core.weights.sources.gguf_tokenizer import tokenizer_files
 from shuntserve_core.weights.traw import DTYPES, Header
 
@@ -67,10 +70,10 @@ class GgufFile:
         self._where = str(path)
         self._dequantize = gguf.quants.dequantize
         try:
-            self._reader = gguf.GGUFReader(path)
-        except (ValueError, OSError, IndexError, KeyError) as error:
+            self._layout = read_layout(path)
+        except (ValueError, OSError) as error:
             raise UserError(f"not a GGUF file: {error}", where=self._where) from error
-        self.family = str(self.value("general.architecture"))
+        self.family = str(self.value("general.architecture"))[:40]
         if self.family not in FAMILIES:
             raise UserError(
                 f"GGUF models of architecture {self.family!r} cannot be read",
@@ -79,22 +82,29 @@ class GgufFile:
             )
 
     def value(self, key: str, default: Any = None) -> Any:
-        """One value of the metadata; `{arch}` in the key stands for the architecture."""
-        field = self._reader.get_field(key)
-        return default if field is None else field.contents()
+        """One value of the metadata, or the default."""
+        return self._layout.metadata.get(key, default)
 
-    def _own(self, key: str, default: Any = None) -> Any:
-        """A value of the architecture's own metadata.  Raises `UserError` if it has no default."""
-        found = self.value(f"{self.family}.{key}", default)
-        if found is None:
-            raise UserError(f"the metadata lacks {self.family}.{key}", where=self._where)
+    def _whole(self, key: str, default: int | None = None) -> int:
+        """A positive whole number of the architecture's own metadata.  Raises `UserError`."""
+        name = f"{self.family}.{key}"
+        try:
+            return whole_number(self.value(name, default), 1, 1 << 32)
+        except ValueError as error:
+            raise UserError(str(error), where=f"{self._where}: {name}") from error
+
+    def _positive(self, key: str, default: float | None = None) -> float:
+        """Likewise any positive number."""
+        name = f"{self.family}.{key}"
+        found = self.value(name, default)
+        if not isinstance(found, int | float) or not 0 < found < math.inf:
+            raise UserError(f"{name} is no positive number: {str(found)[:40]}", where=self._where)
         return found
 
     @cached_property
     def source(self) -> Source:
         """The file's name and a fingerprint of its metadata and size."""
-        with self._path.open("rb") as file:
-            start = file.read(self._reader.data_offset)
+        start = self._layout.data[: self._layout.data_offset].tobytes()
         size = str(self._path.stat().st_size).encode()
         return Source("gguf", self._path.name, checksum([start, size]))
 
@@ -102,7 +112,10 @@ class GgufFile:
     def files(self) -> dict[str, bytes]:
         """`config.json`, and the tokenizer where it is of a kind that we can rebuild."""
         config = json.dumps(self._config(), indent=2).encode()
-        return {"config.json": config, **tokenizer_files(self)}
+        try:
+            return {"config.json": config, **tokenizer_files(self)}
+        except (ValueError, TypeError, LookupError) as error:
+            raise UserError(f"its tokenizer makes no sense: {error}", where=self._where) from error
 
     def _config(self) -> dict[str, Any]:
         if self.value(f"{self.family}.rope.scaling.type", "none") != "none":
@@ -111,21 +124,21 @@ class GgufFile:
                 where=self._where,
                 remedy="push the safetensors checkpoint instead",
             )
-        heads, hidden = self._own("attention.head_count"), self._own("embedding_length")
+        heads, hidden = self._whole("attention.head_count"), self._whole("embedding_length")
         names = self._tensors_by_name
         config = {
             "architectures": [f"{self.family.capitalize()}ForCausalLM"],
             "model_type": self.family,
             "hidden_size": hidden,
-            "num_hidden_layers": self._own("block_count"),
+            "num_hidden_layers": self._whole("block_count"),
             "num_attention_heads": heads,
-            "num_key_value_heads": self._own("attention.head_count_kv", heads),
-            "head_dim": self._own("attention.key_length", hidden // heads),
-            "intermediate_size": self._own("feed_forward_length"),
-            "vocab_size": int(names[EMBEDDING].shape[1]) if EMBEDDING in names else 0,
-            "max_position_embeddings": self._own("context_length"),
-            "rms_norm_eps": round(self._own("attention.layer_norm_rms_epsilon"), 12),
-            "rope_theta": self._own("rope.freq_base", 10000.0),
+            "num_key_value_heads": self._whole("attention.head_count_kv", heads),
+            "head_dim": self._whole("attention.key_length", hidden // heads),
+            "intermediate_size": self._whole("feed_forward_length"),
+            "vocab_size": names[EMBEDDING].shape[0] if EMBEDDING in names else 0,
+            "max_position_embeddings": self._whole("context_length"),
+            "rms_norm_eps": round(self._positive("attention.layer_norm_rms_epsilon"), 12),
+            "rope_theta": self._positive("rope.freq_base", 10000.0),
             "hidden_act": "silu",
             "tie_word_embeddings": LM_HEAD not in names,
             "torch_dtype": "float16",
@@ -139,8 +152,8 @@ class GgufFile:
         return config
 
     @cached_property
-    def _tensors_by_name(self) -> dict[str, Any]:
-        return {self._name(tensor.name): tensor for tensor in self._reader.tensors}
+    def _tensors_by_name(self) -> dict[str, GgufTensor]:
+        return {self._name(name): tensor for name, tensor in self._layout.tensors.items()}
 
     def _name(self, name: str) -> str:
         match = _BLOCK.fullmatch(name)
@@ -159,23 +172,27 @@ class GgufFile:
     def tensors(self) -> list[SourceTensor]:
         """Every tensor as float16, under its Hugging Face name."""
         return [
-            SourceTensor(name, Header(DTYPES["float16"], _shape(tensor)))
+            SourceTensor(name, Header(DTYPES["float16"], tensor.shape))
             for name, tensor in self._tensors_by_name.items()
         ]
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """A tensor dequantised, a bounded number of rows at a time."""
         tensor = self._tensors_by_name[name]
-        shape = _shape(tensor)
-        rows = tensor.data.reshape(1, -1) if len(shape) == 1 else tensor.data
+        shape, rows = tensor.shape, self._layout.rows(tensor)
         order = self._row_order(name, shape[0])
         whole = np.empty(shape, np.float16).reshape(len(rows), -1)
         step = max(1, ROWS_BYTES // (4 * whole.shape[1]))
         for start in range(0, len(rows), step):
             chosen = slice(start, start + step)
             part = rows[chosen] if order is None or len(shape) == 1 else rows[order[chosen]]
-            numbers = self._dequantize(part, tensor.tensor_type)
-            whole[chosen] = _to_float16(numbers, f"{self._where}: {name}")
+            where = f"{self._where}: {name}"
+            try:
+                with np.errstate(all="ignore"):  # what is not finite is refused below
+                    numbers = self._dequantize(part, tensor.kind)
+            except NotImplementedError as error:
+                raise UserError(f"weights of type {tensor.kind.name}", where=where) from error
+            whole[chosen] = _to_float16(numbers, where)
         if order is not None and len(shape) == 1:
             whole = whole[:, order]
         return whole.reshape(shape[0], -1).view(np.uint8)
@@ -185,18 +202,15 @@ class GgufFile:
         if self.family != "llama":
             return None
         if ".q_proj." in name:
-            heads = int(self._own("attention.head_count"))
+            heads = self._whole("attention.head_count")
         elif ".k_proj." in name:
-            heads = int(self._own("attention.head_count_kv", self._own("attention.head_count")))
+            heads = self._whole("attention.head_count_kv", self._whole("attention.head_count"))
         else:
             return None
+        if rows % (2 * heads):
+            raise UserError(f"{rows} rows for {heads} heads", where=f"{self._where}: {name}")
         pairs = np.arange(rows).reshape(heads, rows // heads // 2, 2)
         return pairs.swapaxes(1, 2).reshape(-1)
-
-
-def _shape(tensor: Any) -> tuple[int, ...]:
-    """GGUF counts dimensions from the innermost."""
-    return tuple(int(size) for size in reversed(tensor.shape))
 
 
 def _to_float16(numbers: NDArray[Any], where: str) -> NDArray[np.float16]:

@@ -129,6 +129,8 @@ def _tokenizer_config(metadata: Metadata) -> dict[str, Any]:
     for role, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
         number = metadata.value(f"tokenizer.ggml.{key}_token_id")
         if number is not None:
+            if not 0 <= number < len(tokens):
+                raise ValueError(f"{key}_token_id is {number} of {len(tokens)}")
             config[f"{role}_token"] = tokens[number]
     template = metadata.value("tokenizer.chat_template")
     if template is not None:

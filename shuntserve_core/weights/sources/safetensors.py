@@ -6,9 +6,9 @@ bfloat16 nor fp8: cutting needs bytes, not numbers.
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,17 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.foreign import (
+    MOST_JSON_BYTES,
+    file_inside,
+    parse_json,
+    read_bytes,
+    whole_number,
+)
 from shuntserve_core.weights.checksum import checksum
 from shuntserve_core.weights.manifest import Source
 from shuntserve_core.weights.sources import SourceTensor
-from shuntserve_core.weights.traw import DTYPES, MAX_DIMENSIONS, Header
+from shuntserve_core.weights.traw import DTYPES, MAX_DIMENSIONS, MOST_ELEMENTS, Header
 
 COPIED = (
     "config.json",
@@ -38,7 +45,8 @@ COPIED = (
 """Files that travel with the weights, where there are any."""
 
 INDEX = "model.safetensors.index.json"
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_HEADER_BYTES = MOST_JSON_BYTES  # the format's own limit is 100 MB
+_BAD = (ValueError, KeyError, TypeError, AttributeError)
 _DTYPES = {
     "F16": "float16",
     "BF16": "bfloat16",
@@ -60,6 +68,11 @@ class _Place:
     header: Header
     offset: int
 
+    @property
+    def end(self) -> int:
+        """Where the next may begin."""
+        return self.offset + self.header.data_bytes
+
 
 class SafetensorsDirectory:
     """`model.safetensors`, or the shards that `model.safetensors.index.json` names."""
@@ -78,8 +91,8 @@ class SafetensorsDirectory:
     @cached_property
     def files(self) -> dict[str, bytes]:
         """The copied files that are there.  Raises `UserError` without a `config.json`."""
-        paths = {name: self._directory / name for name in COPIED}
-        found = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+        there = [name for name in COPIED if (self._directory / name).is_file()]
+        found = {name: read_bytes(file_inside(self._directory, name)) for name in there}
         if "config.json" not in found:
             raise UserError("there is no config.json", where=str(self._directory))
         return found
@@ -103,20 +116,22 @@ class SafetensorsDirectory:
     def _places(self) -> dict[str, _Place]:
         places: dict[str, _Place] = {}
         for path in self._paths:
-            places.update(_read_header(path))
+            found = _read_header(path)
+            if twice := sorted(places.keys() & found.keys()):
+                first = places[twice[0]].path.name
+                raise UserError(f"tensor {twice[0]} is in {first} already", where=str(path))
+            places.update(found)
         return places
 
     @cached_property
     def _paths(self) -> list[Path]:
         index = self._directory / INDEX
-        if index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise UserError("not an index of safetensors files", where=str(index)) from error
-            paths = [self._directory / name for name in names]
-        else:
-            paths = sorted(self._directory.glob("*.safetensors"))
+        names = (
+            _names_in(file_inside(self._directory, INDEX))
+            if index.is_file()
+            else sorted(path.name for path in self._directory.glob("*.safetensors"))
+        )
+        paths = [file_inside(self._directory, name) for name in names]
         missing = [path.name for path in paths if not path.is_file()]
         if missing or not paths:
             what = f"{', '.join(missing)} missing" if missing else "there are no safetensors files"
@@ -133,6 +148,18 @@ class SafetensorsDirectory:
         return checksum([self.files["config.json"], *described])
 
 
+def _names_in(index: Path) -> list[str]:
+    """The files that an index names.  Raises `UserError` for anything but plain names."""
+    try:
+        names = set(parse_json(read_bytes(index))["weight_map"].values())
+    except _BAD as error:
+        raise UserError("not an index of safetensors files", where=str(index)) from error
+    for name in names:
+        if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
+            raise UserError(f"{name!r} is no safetensors file beside the index", where=str(index))
+    return sorted(names)
+
+
 def _read_header(path: Path) -> dict[str, _Place]:
     """Where each tensor of one file is.  Raises `UserError` for a file that is cut off or wrong."""
     where, size = str(path), path.stat().st_size
@@ -142,25 +169,34 @@ def _read_header(path: Path) -> dict[str, _Place]:
             raise UserError("not a safetensors file: no header fits", where=where)
         text = file.read(length)
     try:
-        document: dict[str, Any] = json.loads(text)
+        document: dict[str, Any] = parse_json(text)
         document.pop("__metadata__", None)
         places = {name: _place(path, 8 + length, entry) for name, entry in document.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _BAD as error:
         raise UserError(f"damaged safetensors header: {error}", where=where) from error
+    ordered = dict(sorted(places.items(), key=lambda item: (item[1].offset, item[1].end)))
+    _check_places(ordered, size, where)
+    return ordered
+
+
+def _check_places(places: dict[str, _Place], size: int, where: str) -> None:
+    """Raise `UserError` for tensors that share bytes or lie outside of the file."""
     for name, place in places.items():
-        if place.offset + place.header.data_bytes > size:
+        if place.end > size:
             raise UserError(f"the file ends inside tensor {name}", where=where)
-    return dict(sorted(places.items(), key=lambda item: item[1].offset))
+    for (first, before), (second, after) in pairwise(places.items()):
+        if after.offset < before.end:
+            raise UserError(f"tensors {first} and {second} overlap", where=where)
 
 
 def _place(path: Path, start: int, entry: dict[str, Any]) -> _Place:
     if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"dtype {entry['dtype']} is not one of {', '.join(_DTYPES)}")
-    shape = tuple(int(size) for size in entry["shape"])
-    begin, end = (int(offset) for offset in entry["data_offsets"])
+        raise ValueError(f"dtype {str(entry['dtype'])[:40]} is not one of {', '.join(_DTYPES)}")
+    if len(entry["shape"]) > MAX_DIMENSIONS:
+        raise ValueError(f"{len(entry['shape'])} dimensions, at most {MAX_DIMENSIONS} make sense")
+    shape = tuple(whole_number(size, 0, MOST_ELEMENTS) for size in entry["shape"])
+    begin, end = (whole_number(offset, 0, 1 << 62) for offset in entry["data_offsets"])
     header = Header(DTYPES[_DTYPES[entry["dtype"]]], shape)
-    if len(shape) > MAX_DIMENSIONS or min((*shape, begin)) < 0:
-        raise ValueError(f"shape {list(shape)} at {begin}")
     if end - begin != math.prod(shape) * header.dtype.itemsize:
         raise ValueError(f"{end - begin} bytes for a tensor of {header.data_bytes}")
     return _Place(path, header, start + begin)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,12 @@ def test_discards_what_interrupted_puts_left(tmp_path: Path) -> None:
     assert not (tmp_path / "raw").exists()
 
 
-def test_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+def test_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every write to this device fails as on a full disk, whoever writes.
     data = random_bytes(3500)
-    (tmp_path / f".key.{checksum([data]).rpartition(':')[2]}.part").symlink_to("/dev/full")
+    full = os.open("/dev/full", os.O_WRONLY)
+    write = os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda _, pieces, at: write(full, pieces, at))
     with pytest.raises(StoreError) as caught:
         put(DirectoryStore(tmp_path), "key", data)
     assert str(caught.value) == (
