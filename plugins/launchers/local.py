@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -22,7 +21,7 @@ from pathlib import Path
 from attrs import define, field
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.files import write_private
+from shuntserve_core.files import file_name, open_log, private_dir, write_private
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 
 _START_SECONDS = 30.0
@@ -56,7 +55,7 @@ class LocalLauncher:
         argv += ["--token-file", str(token_file), "--device", self.device]
         argv += ["--orphan-seconds", str(self.orphan_seconds)]
         log = directory / "agent.log"
-        with log.open("ab") as errors:
+        with open_log(log) as errors:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -113,15 +112,15 @@ class LocalLauncher:
         shutil.rmtree(self._run_dir(node), ignore_errors=True)
 
     def _directory(self, node: str) -> Path:
-        directory = self._state_dir / "nodes" / re.sub(r"[^A-Za-z0-9._-]", "-", node)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (directory / "name").write_text(node)
+        directory = private_dir(self._state_dir / "nodes" / file_name(node))
+        write_private(directory / "name", node)
         return directory
 
     def _run_dir(self, node: str) -> Path:
         """Sockets and logs; short, because a socket's path has at most 107 bytes."""
         digest = hashlib.sha256(f"{self._state_dir.resolve()}/{node}".encode()).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"shuntserve-{os.getuid()}" / digest
+        ours = private_dir(Path(tempfile.gettempdir()) / f"shuntserve-{os.geteuid()}")
+        return private_dir(ours / digest)
 
 
 def _is_agent(pid: int) -> bool:

@@ -16,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import unquote
 
 from attrs import define, field
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.files import write_private
+from shuntserve_core.files import file_name, open_log, private_dir, write_private
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.node.processes import die_with_parent
 
@@ -98,7 +99,7 @@ class RayLauncher:
         alive = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
         found = []
         for path in sorted(self._state_dir.glob("nodes/*.json")):
-            name, address = path.stem, json.loads(path.read_text())
+            name, address = unquote(path.stem), json.loads(path.read_text())
             if _actor_name(name) in alive:
                 found.append(AgentAddress(name, address["url"], address["token"], address["host"]))
         return found
@@ -129,9 +130,7 @@ class RayLauncher:
         ]
 
     def _file(self, node: str) -> Path:
-        directory = self._state_dir / "nodes"
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return directory / f"{node}.json"
+        return private_dir(self._state_dir / "nodes") / f"{file_name(node)}.json"
 
 
 def _actor_name(node: str) -> str:
@@ -159,7 +158,7 @@ class _Host:
         argv += ["--gpus", str(gpus), "--run-dir", str(directory), "--host", host]
         argv += ["--token-file", str(token_file), "--device", device]
         argv += ["--orphan-seconds", str(orphan_seconds)]
-        with (directory / "agent.log").open("ab") as log:
+        with open_log(directory / "agent.log") as log:
             self._process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,

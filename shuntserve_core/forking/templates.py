@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from shuntserve_core.files import open_log
 from shuntserve_core.forking.process import ForkedProcess
 from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.node.processes import Child, adopting_orphans
@@ -79,7 +80,7 @@ class Templates:
         stdin_end, stdin = _pipe()
         stdout, stdout_end = _pipe()
         try:
-            with stdin_end, stdout_end, log.open("ab") as errors:
+            with stdin_end, stdout_end, open_log(log) as errors:
                 streams = [file.fileno() for file in (stdin_end, stdout_end, errors)]
                 async with self._lock:
                     with adopting_orphans():

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from shuntserve_core.files import private_dir
 from shuntserve_core.node.agent import Agent
 from shuntserve_core.node.server import make_app
 
@@ -41,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    options.run_dir.mkdir(parents=True, exist_ok=True)
+    os.umask(0o077)  # nothing that the agent or its children make is for others
+    private_dir(options.run_dir)
     token = options.token_file.read_text().strip()
     agent = Agent(options.name, options.gpus, options.run_dir, device=options.device)
     loop = asyncio.get_running_loop()

@@ -17,7 +17,9 @@ import attrs
 import cattrs
 from attrs import define, field
 
+from shuntserve_core.api import structured
 from shuntserve_core.errors import UserError
+from shuntserve_core.files import file_name
 from shuntserve_core.forking import templates
 from shuntserve_core.forking.templates import TemplateFailed, Templates
 from shuntserve_core.interfaces.cloud import SpotSource
@@ -210,7 +212,7 @@ class Agent:
         said = partial(self._worker_said, engine, index)
         ended = partial(self._worker_ended, engine, index)
         name = f"{engine.engine_id} worker {index}"
-        log = self.run_dir / f"engine-{engine.engine_id}.log"
+        log = self.run_dir / f"engine-{file_name(engine.engine_id)}.log"
         if command.template is not None and templates.SUPPORTED:
             try:
                 return await self._templates.fork(
@@ -253,7 +255,7 @@ class Agent:
     def watch_spot(self, name: str, options: Mapping[str, Any]) -> None:
         """Listen to a spot source; the same one again changes nothing.  Raises `UserError`."""
         if name not in self._spot:
-            source = cattrs.structure(dict(options), Registry().get("spot-source", name))
+            source = structured(dict(options), Registry().get("spot-source", name), "options")
             self._spot[name] = asyncio.create_task(self._listen(name, source))
 
     async def _listen(self, name: str, source: SpotSource) -> None:

@@ -15,7 +15,7 @@ import cattrs
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.interfaces.launcher import AgentAddress
-from shuntserve_core.node.server import body_of
+from shuntserve_core.node.server import unstructured
 from shuntserve_core.tensorstore import ShardSpec
 
 SILENCE_SECONDS = 5.0
@@ -92,7 +92,7 @@ class AgentClient:
         Has no limit of its own: workers may have to wait for what they are forked from, and the
         caller knows how long an engine may take to start.
         """
-        body = {"commands": [body_of(command) for command in commands], "launch": dict(launch)}
+        body = {"commands": [unstructured(command) for command in commands], "launch": dict(launch)}
         await self._call("POST", f"/v1/engines/{engine_id}", body, seconds=None)
 
     async def stop_engine(self, engine_id: str, grace: float = 1.0) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from shuntserve_core.files import open_log
+
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
@@ -96,7 +98,7 @@ class Child:
         on_exit: Callable[[int], None],
     ) -> Child:
         """Start it; `stdin` is written to its standard input, which stays open."""
-        with log.open("ab") as errors:
+        with open_log(log) as errors:
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.PIPE,

@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import cattrs
 from aiohttp import WSMsgType, web
+from attrs import frozen
 
+from shuntserve_core.api import (
+    body_of,
+    checked_host,
+    checked_module,
+    checked_name,
+    guarded,
+    number_in,
+)
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.node.agent import Agent
 from shuntserve_core.tensorstore import ShardSpec
+from shuntserve_core.weights.layout import parse_model_name
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.2
 """How often an event stream says that the agent lives."""
 _AGENT = web.AppKey("agent", Agent)
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(agent: Agent, token: str) -> web.Application:
     """The agent as a web application; every request must carry `Authorization: Bearer <token>`."""
-    expected = f"Bearer {token}".encode()
 
-    @web.middleware
-    async def guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(given, expected):
-            return web.json_response({"error": "missing or wrong token"}, status=401)
+    def contact() -> None:
         agent.last_contact = time.monotonic()
-        try:
-            return await handler(request)
-        except UserError as error:
-            return web.json_response({"error": str(error)}, status=400)
 
-    app = web.Application(middlewares=[guard], client_max_size=16 << 20)
+    app = web.Application(middlewares=[guarded(token, contact)], client_max_size=16 << 20)
     app[_AGENT] = agent
     app.add_routes(
         [
@@ -66,51 +64,92 @@ async def _describe(request: web.Request) -> web.Response:
     return web.json_response(await request.app[_AGENT].describe())
 
 
+def _gpu(request: web.Request) -> int:
+    return int(number_in(request.match_info["gpu"], "the GPU", 0, 1024))
+
+
+def _engine_id(request: web.Request) -> str:
+    return checked_name(request.match_info["engine_id"], "an engine")
+
+
 async def _load_shard(request: web.Request) -> web.Response:
-    spec = cattrs.structure(await request.json(), ShardSpec)
-    report = await request.app[_AGENT].load_shard(int(request.match_info["gpu"]), spec)
-    return web.json_response(report)
+    spec = _checked(await body_of(request, ShardSpec))
+    return web.json_response(await request.app[_AGENT].load_shard(_gpu(request), spec))
 
 
 async def _drop_store(request: web.Request) -> web.Response:
-    await request.app[_AGENT].drop_store(int(request.match_info["gpu"]))
+    await request.app[_AGENT].drop_store(_gpu(request))
     return web.json_response({})
 
 
 async def _retain(request: web.Request) -> web.Response:
-    specs = cattrs.structure(await request.json(), list[ShardSpec])
-    freed = await request.app[_AGENT].retain(int(request.match_info["gpu"]), specs)
+    specs = [_checked(spec) for spec in await body_of(request, list[ShardSpec])]
+    freed = await request.app[_AGENT].retain(_gpu(request), specs)
     return web.json_response({"bytes_freed": freed})
 
 
+def _checked(spec: ShardSpec) -> ShardSpec:
+    parse_model_name(spec.model, where="body: model")
+    return spec
+
+
+@frozen
+class _Start:
+    """Body of a start."""
+
+    commands: list[WorkerCommand]
+    launch: dict[str, Any]
+
+
 async def _start_engine(request: web.Request) -> web.Response:
-    body = await request.json()
-    commands = cattrs.structure(body["commands"], list[WorkerCommand])
-    engine_id = request.match_info["engine_id"]
-    await request.app[_AGENT].start_engine(engine_id, commands, body["launch"])
+    engine_id, body = _engine_id(request), await body_of(request, _Start)
+    for command in body.commands:
+        if command.template is not None:
+            checked_module(command.template.module)
+    await request.app[_AGENT].start_engine(engine_id, body.commands, body.launch)
     return web.json_response({})
 
 
 async def _stop_engine(request: web.Request) -> web.Response:
-    grace = float(request.query.get("grace", "1.0"))
-    await request.app[_AGENT].stop_engine(request.match_info["engine_id"], grace)
+    grace = number_in(request.query.get("grace", "1.0"), "grace", 0, 3600)
+    await request.app[_AGENT].stop_engine(_engine_id(request), grace)
     return web.json_response({})
 
 
 async def _prepare(request: web.Request) -> web.Response:
-    template = cattrs.structure(await request.json(), Template)
+    template = await body_of(request, Template)
+    checked_module(template.module)
     await request.app[_AGENT].prepare(template)
     return web.json_response({})
 
 
+@frozen
+class _Port:
+    """Body of a question for a free port."""
+
+    host: str
+
+
 async def _free_port(request: web.Request) -> web.Response:
-    body = await request.json()
-    return web.json_response({"port": request.app[_AGENT].free_port(str(body["host"]))})
+    host = checked_host((await body_of(request, _Port)).host)
+    try:  # in a thread, for a name is looked up
+        port = await asyncio.to_thread(request.app[_AGENT].free_port, host)
+    except OSError as error:
+        raise UserError(f"cannot listen on {host}: {error.strerror}") from error
+    return web.json_response({"port": port})
+
+
+@frozen
+class _Spot:
+    """Body of a wish to listen."""
+
+    source: str
+    options: dict[str, Any]
 
 
 async def _watch_spot(request: web.Request) -> web.Response:
-    body = await request.json()
-    request.app[_AGENT].watch_spot(str(body["source"]), dict(body["options"]))
+    body = await body_of(request, _Spot)
+    request.app[_AGENT].watch_spot(body.source, body.options)
     return web.json_response({})
 
 
@@ -147,7 +186,7 @@ async def _until_closed(socket: web.WebSocketResponse) -> None:
             return
 
 
-def body_of(command: WorkerCommand) -> dict[str, Any]:
+def unstructured(command: WorkerCommand) -> dict[str, Any]:
     """A worker command as this interface takes it."""
-    unstructured: dict[str, Any] = cattrs.unstructure(command)
-    return unstructured
+    body: dict[str, Any] = cattrs.unstructure(command)
+    return body

@@ -5,26 +5,29 @@ It listens on loopback, and wants a secret that it leaves in the state directory
 
 from __future__ import annotations
 
-import hmac
 import json
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from attrs import field, frozen
+from attrs.validators import ge, in_, le, optional
 
+from shuntserve_core.api import body_of, guarded
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.files import write_private
 from shuntserve_core.runtime.manager import Manager
 from shuntserve_core.runtime.places import announce
-from shuntserve_core.types.spot import SpotEvent
+from shuntserve_core.types.spot import EVENT_KINDS, SpotEvent
 
 CONTROL_FILE = "control.json"
 """In the state directory: `{"url": ..., "token": ..., "pid": ...}`, readable by its owner."""
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MOST_NOTICE = 7 * 86400.0
+"""Seconds; no cloud announces an interruption earlier."""
 
 
 class ControlServer:
@@ -42,7 +45,7 @@ class ControlServer:
 
     async def start(self) -> str:
         """Listen on a free port of loopback; the URL."""
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[guarded(self._token)])
         app.add_routes([web.get("/v1/status", self._status), web.post("/v1/events", self._event)])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
@@ -61,28 +64,26 @@ class ControlServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
-            return web.json_response({"error": "missing or wrong token"}, status=401)
-        try:
-            return await handler(request)
-        except UserError as error:
-            return web.json_response({"error": str(error)}, status=400)
-
     async def _status(self, request: web.Request) -> web.Response:
         return web.json_response({**self._manager.cluster.status(), **self._extra()})
 
     async def _event(self, request: web.Request) -> web.Response:
         """`{"node": ..., "kind": ..., "notice": seconds}`: as if a cloud had said so."""
-        body = await request.json()
-        node, kind = str(body["node"]), str(body["kind"])
-        if node not in self._manager.cluster.nodes:
+        body = await body_of(request, _Event)
+        if body.node not in self._manager.cluster.nodes:
             known = list(self._manager.cluster.nodes)
-            raise UserError(f"no node is called {node!r}", remedy=did_you_mean(node, known))
-        notice = body.get("notice")
-        deadline = time.time() + float(notice) if notice is not None else None
-        event = SpotEvent(node, kind, deadline, source="admin", enforced=True)
+            remedy = did_you_mean(body.node, known)
+            raise UserError(f"no node is called {body.node[:80]!r}", remedy=remedy)
+        deadline = None if body.notice is None else time.time() + body.notice
+        event = SpotEvent(body.node, body.kind, deadline, source="admin", enforced=True)
         self._manager.membership.on_spot_event(event)
         return web.json_response({})
+
+
+@frozen
+class _Event:
+    """Body of an event."""
+
+    node: str
+    kind: str = field(validator=in_(EVENT_KINDS))
+    notice: float | None = field(default=None, validator=optional([ge(0), le(MOST_NOTICE)]))

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shuntserve_core.files import private_dir, write_private
+
 if TYPE_CHECKING:
     from shuntserve_core.config.loader import Config
 
@@ -22,10 +24,10 @@ def state_dir_of(config: Config) -> Path:
 def announce(state_dir: Path) -> Path:
     """Let `shuntserve status` find a running cluster; remove the file that is returned later."""
     directory = _announcements()
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_dir(directory)
     resolved = str(state_dir.resolve())
     file = directory / hashlib.sha256(resolved.encode()).hexdigest()[:16]
-    file.write_text(resolved)
+    write_private(file, resolved)
     return file
 
 

@@ -19,6 +19,7 @@ from shuntserve_core.config.build import optimizer_from, plugin_from, problem_fr
 from shuntserve_core.config.loader import Config
 from shuntserve_core.config.serving import SpotTable
 from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.files import open_log, own_dir
 from shuntserve_core.interfaces.cloud import SpotSource
 from shuntserve_core.node.client import AgentClient
 from shuntserve_core.runtime.cluster import RunningCluster
@@ -130,8 +131,8 @@ def copies_warning(runs: Iterable[PipelineRun], dtype: str) -> str:
 @contextlib.contextmanager
 def only_one(state_dir: Path) -> Iterator[None]:
     """Hold the state directory: a second control plane on it would fight the first."""
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (state_dir / "lock").open("a") as lock:
+    own_dir(state_dir)
+    with open_log(state_dir / "lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

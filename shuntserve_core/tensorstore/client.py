@@ -18,6 +18,7 @@ from typing import Any, Self
 import cattrs
 from attrs import frozen
 
+from shuntserve_core.peers import is_same_user
 from shuntserve_core.tensorstore import wire
 from shuntserve_core.tensorstore.memory.addresses import HostRange
 from shuntserve_core.tensorstore.spec import (
@@ -77,6 +78,9 @@ class StoreClient:
         except OSError as error:
             self._sock.close()
             raise TensorStoreError(f"no tensor store answers: {error}", where=self._path) from error
+        if not is_same_user(self._sock):  # its memory would be somebody else's
+            self._sock.close()
+            raise TensorStoreError("another user listens there", where=self._path)
 
     def load(
         self, spec: ShardSpec, on_progress: Callable[[int, int], None] | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import cattrs
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.peers import is_same_user
 from shuntserve_core.registry import Registry
 from shuntserve_core.tensorstore import wire
 from shuntserve_core.tensorstore.leases import KvLeases, Ticket
@@ -47,7 +47,7 @@ class StoreServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            if _peer_user(connection) != os.getuid():
+            if not is_same_user(connection):
                 connection.close()
                 continue
             threading.Thread(target=_Session(self, connection).run, daemon=True).start()
@@ -228,12 +228,6 @@ def _listen(path: Path) -> socket.socket:
         os.umask(umask)
     listener.listen(64)
     return listener
-
-
-def _peer_user(connection: socket.socket) -> int:
-    credentials = struct.Struct("3i")
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
-    return int(credentials.unpack(raw)[1])
 
 
 def _resident_bytes() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -34,6 +35,8 @@ def access_handler(target: str) -> logging.Handler | None:
     if target in streams:
         handler = logging.StreamHandler(streams[target])
     else:
+        # Made for its owner alone; one that is there stays as it is.
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
         handler = logging.FileHandler(target, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(message)s"))
     return handler
