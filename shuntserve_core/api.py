@@ -125,6 +125,9 @@ def _strict(kind: type) -> Callable[[Any, Any], Any]:
     return structure
 
 
+_LISTS: tuple[object, ...] = (list, tuple)
+
+
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind in (int, float, str, bool):
@@ -141,7 +144,10 @@ def _make_converter() -> cattrs.Converter:
 
         return structure
 
-    converter.register_structure_hook_factory(lambda k: get_origin(k) in (list, tuple), list_hook)
+    def is_list(kind: Any) -> bool:
+        return get_origin(kind) in _LISTS
+
+    converter.register_structure_hook_factory(is_list, list_hook)
     return converter
 
 

@@ -181,7 +181,7 @@ class GgufFile:
         tensor = self._tensors_by_name[name]
         shape, rows = tensor.shape, self._layout.rows(tensor)
         order = self._row_order(name, shape[0])
-        whole = np.empty(shape, np.float16).reshape(len(rows), -1)
+        whole: NDArray[Any] = np.empty(shape, np.float16).reshape(len(rows), -1)
         step = max(1, ROWS_BYTES // (4 * whole.shape[1]))
         for start in range(0, len(rows), step):
             chosen = slice(start, start + step)

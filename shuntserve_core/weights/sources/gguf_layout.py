@@ -75,7 +75,7 @@ def read_layout(path: Path) -> GgufLayout:
     if size < 24:
         raise ValueError(f"{size} bytes are too few")
     data = np.memmap(path, np.uint8, "r")
-    cursor = _Cursor(memoryview(data)[:MOST_METADATA_BYTES])
+    cursor = _Cursor(data.data[:MOST_METADATA_BYTES])
     if cursor.take(4) != b"GGUF":
         raise ValueError("it does not begin with GGUF")
     version = cursor.number("I")
