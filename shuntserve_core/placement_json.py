@@ -97,6 +97,8 @@ def _stage_estimate_to_json(part: StageEstimate) -> dict[str, Any]:
         "prefill_seconds": _finite(part.prefill_seconds),
         "decode_seconds": _finite(part.decode_seconds),
         "memory_bytes": float(part.memory_bytes),
+        "kv_room_bytes": float(part.kv_room_bytes),
+        "working_bytes": float(part.working_bytes),
         "breakdown": {name: _finite(seconds) for name, seconds in part.breakdown.items()},
     }
 
@@ -156,6 +158,8 @@ class _StageEstimateEntry:
     decode_seconds: float | None
     memory_bytes: float
     breakdown: Mapping[str, float | None]
+    kv_room_bytes: float = 0.0
+    working_bytes: float = 0.0
 
     def estimate(self) -> StageEstimate:
         return StageEstimate(
@@ -165,6 +169,8 @@ class _StageEstimateEntry:
             memory_bytes=self.memory_bytes,
             bound=self.bound,
             breakdown={name: _seconds(value) for name, value in self.breakdown.items()},
+            kv_room_bytes=self.kv_room_bytes,
+            working_bytes=self.working_bytes,
         )
 
 

@@ -9,7 +9,9 @@ Every worker process reports on its standard output, one JSON object a line:
 
 * `{"event": "listening", "address": "host:port"}` once its link is open (rank 0 only);
 * `{"event": "ready"}` when it has its weights and could serve if it owned KV memory; with
-  `"weights": {"lent": bytes, "copied": bytes}`, how much of them is the tensor store's own memory.
+  `"weights": {"lent": bytes, "copied": bytes}`, how much of them is the tensor store's own memory,
+  and `"working_bytes"`, what it measured that it takes while it computes, where it did;
+* `{"event": "failed", "reason": "..."}` when it ends because of something that a person can change.
 
 It ends on SIGTERM, and when its standard input closes (its agent has died).
 """
@@ -65,9 +67,19 @@ class EngineLaunch:
     max_batch: int
     max_length: int
     kv_bytes: int
-    """KV memory that each rank may own, in bytes."""
+    """KV memory in bytes that each rank of the stage that needs most of it may own; see
+    `kv_bytes_on`."""
+    working_bytes: tuple[int, ...] = ()
+    """For each stage what the plan leaves on each GPU for what an engine takes while it computes,
+    beside weights and KV memory, in bytes; empty where the estimator does not say."""
     stage_seconds: Mapping[str, float] = field(factory=dict)
     """The estimate (`ttft`, `tpot`, `throughput_rps`), for engines that only pretend."""
+
+    def kv_bytes_on(self, rank: int) -> int:
+        """KV memory in bytes that a global rank may own: its part of as many tokens as `kv_bytes`
+        hold on the rank that needs most for each."""
+        shares = kv_shares(self.model, self.layers, self.tensor_parallel)
+        return -(-self.kv_bytes * shares[self.ranks[rank].stage] // max(shares))
 
     def shard(self, rank: int) -> ShardSpec:
         """What the tensor store of a global rank holds for this engine."""
@@ -83,6 +95,16 @@ class EngineLaunch:
             first=place.stage == 0,
             last=place.stage == len(self.layers) - 1,
         )
+
+
+def kv_shares(
+    model: ModelSpec, layers: Sequence[tuple[int, int]], tensor_parallel: Sequence[int]
+) -> list[int]:
+    """Key heads, over all layers, on each rank of each stage: what KV memory is proportional to."""
+    return [
+        (stop - start) * max(model.kv_heads // degree, 1)
+        for (start, stop), degree in zip(layers, tensor_parallel, strict=True)
+    ]
 
 
 @frozen

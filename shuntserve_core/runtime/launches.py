@@ -6,9 +6,14 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from shuntserve_core.interfaces.engine import Engine, EngineLaunch, RankLaunch
+from shuntserve_core.interfaces.engine import Engine, EngineLaunch, RankLaunch, kv_shares
 from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.types import ModelSpec, Pipeline
+from shuntserve_core.types.dtypes import dtype_bytes
+
+_BLOCK = 16
+"""Tokens of an estimate's block."""
+_SPARE_TOKENS = 64
 
 
 @frozen
@@ -24,6 +29,8 @@ class EngineSettings:
     kv_bytes: int | None
     store_url: str = ""
     store_model: str = ""
+    on_gpus: bool = False
+    """Whether memory is a GPU's: no plan gets more KV memory than fits then, even by hand."""
     start_seconds: float = 600.0
     """How long an engine may take to start once its weights are loaded."""
 
@@ -32,16 +39,26 @@ class EngineSettings:
         return min(plan.estimate.batch, self.max_batch or plan.estimate.batch)
 
     def kv_bytes_of(self, plan: Pipeline) -> int:
-        """KV memory for the largest rank: its share of the layers, for every block of the batch."""
-        if self.kv_bytes is not None:
-            return self.kv_bytes
-        per_token = max(
-            stage.layers
-            * self.model.kv_bytes_per_token
-            / min(stage.tensor_parallel, self.model.kv_heads)
-            for stage in plan.stages
-        )
-        return int(per_token * 16 * plan.estimate.kv_blocks)
+        """KV memory for the rank that needs most of it: for every block of the batch, and at least
+        for one request of the greatest length.
+
+        Never more than any GPU has left beside this plan's weights and what engines need for
+        themselves, as far as the estimate says: a successor may need more than its predecessor.
+        """
+        layers = [(span.start, span.stop) for span in plan.layer_ranges]
+        degrees = [stage.tensor_parallel for stage in plan.stages]
+        shares = kv_shares(self.model, layers, degrees)
+        token = 2 * self.model.head_dim * dtype_bytes(self.model.kv_dtype) * max(shares)
+        # vLLM keeps a block for itself, and blocks may be larger than the estimator's.
+        tokens = max(_BLOCK * plan.estimate.kv_blocks, self.max_length + _SPARE_TOKENS)
+        wanted = int(token * tokens) if self.kv_bytes is None else self.kv_bytes
+        rooms = [
+            int(part.kv_room_bytes * max(shares) / share)
+            for part, share in zip(plan.estimate.stages, shares, strict=False)
+            if part.kv_room_bytes
+        ]
+        bound = self.kv_bytes is None or self.on_gpus
+        return min([wanted, *rooms]) if bound else wanted
 
     def made(self, launch: EngineLaunch) -> bool:
         """Whether an engine that was launched some time ago is what would be launched now."""
@@ -83,6 +100,7 @@ def engine_launch(
         max_batch=settings.batch_of(plan),
         max_length=settings.max_length,
         kv_bytes=settings.kv_bytes_of(plan),
+        working_bytes=tuple(int(part.working_bytes) for part in estimate.stages),
         stage_seconds={
             "ttft": estimate.ttft,
             "tpot": estimate.tpot,

@@ -72,6 +72,8 @@ class PipelineRun:
         """How long the GPUs served nobody at the switch to this engine."""
         self.copied_bytes = 0
         """Of its weights, what its workers said that they had to copy."""
+        self.working_bytes = 0
+        """What the neediest of its workers measured that it takes while it computes; 0: unknown."""
         self._nodes = {name: nodes[name] for name in nodes_of(plan)}
         self._settings = settings
         self._launched: EngineLaunch | None = None
@@ -222,8 +224,11 @@ class PipelineRun:
         elif kind == "ready":
             self._ready.add(worker)
             self.copied_bytes += int(event.get("weights", {}).get("copied", 0))
+            self.working_bytes = max(self.working_bytes, int(event.get("working_bytes", 0)))
             if self._ready >= self._workers:
                 self._all_ready.set()
+        elif kind == "failed" and self.live:
+            self.fail(f"a worker on {node}: {event['reason']}")
         elif kind == "exit" and self.live:
             self.fail(f"a worker on {node} ended with code {event['code']}")
 
@@ -346,6 +351,7 @@ class PipelineRun:
             "switch_seconds": self.switch_seconds,
             "throughput_rps": self.plan.estimate.throughput_rps,
             "capacity": self.capacity,
+            "working_bytes": self.working_bytes,
             "running": load.running if load else 0,
             "waiting": load.waiting if load else 0,
             "stages": [

@@ -24,6 +24,12 @@ class StageEstimate:
     `overhead`."""
     breakdown: Mapping[str, float] = field(factory=dict)
     """Seconds by operator, prefill and decode together."""
+    kv_room_bytes: float = 0.0
+    """Bytes on each GPU that the plan leaves for keys and values, beside this stage's weights and
+    what engines need for themselves; 0 where the estimator does not say."""
+    working_bytes: float = 0.0
+    """Bytes on each GPU that the plan leaves for what one engine takes while it computes, beside
+    weights, keys and values; 0 where the estimator does not say."""
 
 
 @frozen

@@ -29,6 +29,8 @@ stage_estimates = st.builds(
     prefill_seconds=seconds,
     decode_seconds=seconds,
     memory_bytes=st.floats(0, 1e15),
+    kv_room_bytes=st.floats(0, 1e15),
+    working_bytes=st.floats(0, 1e15),
     bound=st.sampled_from(["compute", "memory bandwidth"]),
     breakdown=st.dictionaries(st.text(max_size=5), seconds, max_size=2),
 )

@@ -51,7 +51,8 @@ class RankProcess:
     def own_memory(self) -> None:
         """Lease KV memory; waits until the engine before has given it back."""
         if self._lease is None:
-            owner, nbytes = self._spec.launch.engine_id, self._spec.launch.kv_bytes
+            launch = self._spec.launch
+            owner, nbytes = launch.engine_id, launch.kv_bytes_on(self._spec.rank)
             self._lease = self._store.kv_lease(owner, nbytes)
             self._kv.own(self._lease)
             memory = self._kv.tensor[: nbytes // 4 * 4].view(torch.float32)

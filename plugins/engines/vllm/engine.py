@@ -13,7 +13,7 @@ from attrs import field, frozen
 from attrs.validators import ge, in_
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerCommand
+from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerCommand, kv_shares
 from shuntserve_core.types.dtypes import dtype_bytes
 
 VERSION = "0.32.0"
@@ -158,16 +158,7 @@ def longest(launch: EngineLaunch, block_size: int) -> int:
     One block of KV memory is vLLM's own: the null block.
     """
     model = launch.model
-    blocks = min(
-        launch.kv_bytes
-        // int(
-            (stop - start)
-            * 2
-            * max(model.kv_heads // degree, 1)
-            * model.head_dim
-            * dtype_bytes(model.dtype)
-            * block_size
-        )
-        for (start, stop), degree in zip(launch.layers, launch.tensor_parallel, strict=True)
-    )
+    shares = kv_shares(model, launch.layers, launch.tensor_parallel)
+    block = int(max(shares) * 2 * model.head_dim * dtype_bytes(model.dtype) * block_size)
+    blocks = launch.kv_bytes // block
     return min(launch.max_length, model.max_positions, (blocks - 1) * block_size)

@@ -215,6 +215,11 @@ class KvMemory:
     def __init__(self, socket: str) -> None:
         self._store = StoreClient(socket)
 
+    @property
+    def capacity(self) -> int:
+        """Bytes of KV memory that the store has, whoever owns them."""
+        return self._store.stats().kv_capacity
+
     def lease(self, owner: str, nbytes: int) -> Tensor:
         """The memory as bytes; waits until whoever owns it has given it back."""
         lease = self._store.kv_lease(owner, nbytes)

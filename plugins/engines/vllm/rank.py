@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from vllm.platforms import current_platform
@@ -43,6 +44,9 @@ class Rank:
         """Join the ranks that meet at rank 0's `port`; returns what became of the weights."""
         launch, rank = self._spec.launch, self._spec.rank
         host = launch.ranks[0].host
+        if not current_platform.is_cpu():
+            # Before any group: NCCL takes the current GPU for a rank's, and opens a context there.
+            torch.accelerator.set_device_index(launch.ranks[rank].gpu)
         dist.init_process_group(  # vLLM finds it initialised
             current_platform.dist_backend,
             store=self._meeting or _meet(host, port),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,21 @@ import torch
 from vllm.distributed import get_pp_group
 from vllm.distributed.parallel_state import init_distributed_environment
 from vllm.platforms import current_platform
+from vllm.utils.mem_utils import MemorySnapshot
 
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec, shared_memory_name
 from shuntserve_plugins.engines.vllm.groups import build_groups, unname_shared_memory
 from shuntserve_plugins.engines.vllm.lending import KvMemory, LentMemory
 from shuntserve_plugins.engines.vllm.resumption import ResumableRequests
+from shuntserve_plugins.engines.vllm.room import Room, utilization
 
 if TYPE_CHECKING or current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as Base
 else:
     from vllm.v1.worker.gpu_worker import Worker as Base
+
+log = logging.getLogger(__name__)
 
 
 def ragged(launch: EngineLaunch) -> bool:
@@ -40,16 +45,29 @@ class StageWorker(Base):
         self._spec = spec
         self._ragged = ragged(launch)
         self._kv = KvMemory(place.store_socket)
+        planned = launch.working_bytes[place.stage] if launch.working_bytes else 0
+        self._room = Room(f"{place.node}, GPU {place.gpu}", planned)
+        self.working_bytes = 0
+        """What the largest step was measured to take beside weights and KV memory; 0: unknown."""
         # vLLM finds a rank's layers by its place in a full grid; this is its place in the one that
         # would have its stage's degree everywhere.
         degree = launch.tensor_parallel[place.stage]
         self.parallel_config.rank = place.stage * degree + place.tp_rank
 
     def init_device(self) -> None:
-        """Join the other ranks."""
+        """Join the other ranks.  Raises `UserError` where the GPU has no room for an engine."""
+        if not current_platform.is_cpu():
+            total = current_platform.get_device_total_memory(self.local_rank)
+            self.cache_config.gpu_memory_utilization = utilization(self._room.planned, total)
         if self._ragged:
             self._join()
-        super().init_device()
+        try:
+            super().init_device()
+        except ValueError as error:
+            if "Free memory" not in str(error):
+                raise
+            free, _ = torch.accelerator.get_memory_info(self.local_rank)
+            raise self._room.refuse_start(free) from error
         unname_shared_memory()
         self.model_runner.requests = ResumableRequests()
 
@@ -58,8 +76,6 @@ class StageWorker(Base):
         method = self.distributed_init_method
         if current_platform.is_cpu():
             os.environ["VLLM_DIST_IDENT"] = shared_memory_name(self._spec, method)
-        else:
-            torch.accelerator.set_device_index(self.local_rank)
         init_distributed_environment(
             len(self._spec.launch.ranks),
             self.rank,
@@ -70,16 +86,43 @@ class StageWorker(Base):
         build_groups(self._spec.launch.tensor_parallel)
 
     def determine_available_memory(self) -> int:
-        """What the engine may own: it was planned, and need not be measured."""
-        if not self._spec.options.enforce_eager:
-            super().determine_available_memory()  # compiles
-        return self._spec.launch.kv_bytes
+        """What the engine may own, which was planned.
+
+        On a GPU the largest step is computed once, on the lent weights, which needs no KV memory:
+        what it takes is kept for later steps, and compared with the plan.  Raises `UserError` where
+        it does not fit.
+        """
+        launch = self._spec.launch
+        kv_bytes = launch.kv_bytes_on(self._spec.rank)
+        if current_platform.is_cpu():
+            if not self._spec.options.enforce_eager:
+                super().determine_available_memory()  # compiles
+            return kv_bytes
+        before = MemorySnapshot(device=self.device)
+        torch.accelerator.reset_peak_memory_stats(self.device)
+        try:
+            super().determine_available_memory()  # profiles, and compiles where that is wanted
+        except torch.OutOfMemoryError as error:
+            raise self._room.refuse_step(str(error).partition("\n")[0]) from error
+        after = MemorySnapshot(device=self.device)
+        self.working_bytes = after.torch_peak - before.torch_allocated
+        log.info(
+            "the largest step took %d bytes; the plan leaves %d",
+            self.working_bytes,
+            self._room.planned,
+        )
+        to_come = max(kv_bytes - self._kv.capacity, 0)
+        warning = self._room.judge(self.working_bytes, after.free_memory, to_come)
+        if warning:
+            log.warning("%s", warning)
+        return kv_bytes
 
     def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager[Any]:
         if tag != "kv_cache":
             return super()._maybe_get_memory_pool_context(tag)
         launch = self._spec.launch
-        return LentMemory(self._kv.lease(launch.engine_id, launch.kv_bytes))
+        nbytes = launch.kv_bytes_on(self._spec.rank)
+        return LentMemory(self._kv.lease(launch.engine_id, nbytes))
 
     def compile_or_warm_up_model(self) -> Any:
         """Also make the buffer for hidden states, which vLLM's CPU worker forgets in eager mode."""

@@ -168,6 +168,30 @@ SYMBOLS = (
         "7746f1ce7ec60924",
     ),
     Symbol(
+        "v1.worker.gpu_worker",
+        "Worker.determine_available_memory",
+        "stage_worker: computes the largest step, with KV memory given",
+        "fd978a90e056c88c",
+    ),
+    Symbol(
+        "v1.worker.utils",
+        "request_memory",
+        "stage_worker: what must be free at the start; its words",
+        "c3dc1b5a0628606b",
+    ),
+    Symbol(
+        "v1.worker.gpu_model_runner",
+        "GPUModelRunner.profile_run",
+        "stage_worker: the largest step, without KV memory",
+        "bad7b02968388a8a",
+    ),
+    Symbol(
+        "utils.mem_utils",
+        "MemorySnapshot",
+        "stage_worker: measures the largest step",
+        "2c9b87edc41785f7",
+    ),
+    Symbol(
         "v1.worker.cpu_worker",
         "CPUWorker.determine_available_memory",
         "stage_worker: replaced",

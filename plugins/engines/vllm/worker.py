@@ -10,9 +10,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cattrs
 
+from shuntserve_core.errors import UserError
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
 from shuntserve_plugins.engines.vllm.peers import Hub, Silence, Spoke
 
@@ -27,7 +30,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     threading.Thread(target=_end_with_agent, daemon=True).start()
     if spec.rank == 0:
-        _lead(spec, reports)
+        with reports.mistakes():
+            _lead(spec, reports)
     else:
         _follow(spec, reports)
 
@@ -43,6 +47,15 @@ class Reports:
         """Tell the node agent."""
         self._stream.write(json.dumps(event) + "\n")
         self._stream.flush()
+
+    @contextmanager
+    def mistakes(self) -> Iterator[None]:
+        """Tell of what a person can change, such as a GPU without room, and raise it."""
+        try:
+            yield
+        except UserError as error:
+            self(event="failed", reason=str(error))
+            raise
 
 
 def _lead(spec: WorkerSpec, report: Reports) -> None:
@@ -76,7 +89,8 @@ def _follow(spec: WorkerSpec, report: Reports) -> None:
     rank = Rank(spec)
 
     def run(method: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        result = rank.run(method, args, kwargs)
+        with report.mistakes():
+            result = rank.run(method, args, kwargs)
         if method == PREPARE:
             silence.started()
             report(event="ready", weights=result)

@@ -1,4 +1,4 @@
-"""What fits: weights, activations and the KV cache of a stage."""
+"""What fits: weights, what engines need for themselves, and the KV cache of a stage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,42 @@ from shuntserve_core.types import GpuSpec, ModelSpec, dtype_bytes
 
 LOGIT_BYTES = 4
 """Logits are converted to float32 for sampling."""
+SAMPLING_BYTES = 20
+"""And then sorted for top-p, for each logit: values (4) and their places (8) in order, and
+probabilities with their running sum (8).  vLLM 0.32's own sampler takes 23.2 in all, float32 logits
+included, counted tensor by tensor in its warm-up."""
+
+
+@frozen
+class Runtime:
+    """What processes need on a GPU beside weights, KV cache and intermediate results, in bytes.
+
+    A successor is started beside the engine that it replaces, and the tensor store is a process of
+    its own: with two engines there are three CUDA contexts, but weights and KV cache once.
+    """
+
+    engines: int = 2
+    """On a GPU at the same time."""
+    context: float = 0.39e9
+    """A CUDA context with the kernels that are loaded."""
+    communicator: float = 0.1e9
+    """Buffers of one NCCL communicator."""
+    workspace: float = 0.07e9
+    """Of an engine's libraries, and what its allocator cannot use."""
+    by_hand: float | None = None
+    """All of it, successor's intermediate results included, in place of the formula."""
+
+    def shared(self) -> float:
+        """What does not belong to an engine: the tensor store's context."""
+        return self.context
+
+    def own(self, t: int, position: Position) -> float:
+        """What each engine has before it computes anything: context and communicators.
+
+        One for tensor parallelism, and one for each neighbour in the pipeline.
+        """
+        communicators = int(t > 1) + int(not position.first) + int(not position.last)
+        return self.context + communicators * self.communicator
 
 
 @frozen
@@ -18,7 +54,7 @@ class Memory:
 
     model: ModelSpec
     utilisation: float
-    runtime_bytes: float
+    runtime: Runtime
     step_tokens: int
     """Most tokens of a step."""
     sequences: int
@@ -36,18 +72,45 @@ class Memory:
         table = model.vocab / t * model.hidden * dtype_bytes(model.dtype)
         return np.asarray(layers * layer + tables * table, dtype=np.float64)
 
-    def activations(self, t: int, position: Position) -> float:
-        """Bytes of intermediate results at the widest point of the largest step."""
+    def working(self, t: int, position: Position, requests: float) -> float:
+        """Bytes that one engine takes at the widest point of its largest step.
+
+        With so many requests in flight; weights and KV cache left out.
+        """
         model, width = self.model, dtype_bytes(self.model.dtype)
         attention = model.q_size / t + 2 * _kv_size(model, t)
         token = (3 * model.intermediate / t + 4 * model.hidden + attention) * width
-        logits = self.sequences * model.vocab * (width + LOGIT_BYTES) if position.last else 0.0
-        return self.step_tokens * token + logits
+        if self.runtime.by_hand is not None:
+            return self.step_tokens * token + self.sequences * self._logits(position)
+        # A stage that is not the first keeps a buffer for what it receives: two tensors.
+        received = 0 if position.first else 2 * model.hidden * width
+        steps = self.step_tokens * (token + received)
+        return steps + self.runtime.workspace + requests * self._logits(position)
+
+    def _logits(self, position: Position) -> float:
+        """Bytes of one request's logits and their sampling."""
+        if not position.last:
+            return 0.0
+        sampling = SAMPLING_BYTES if self.runtime.by_hand is None else 0
+        return self.model.vocab * (dtype_bytes(self.model.dtype) + LOGIT_BYTES + sampling)
+
+    def reserved(self, t: int, position: Position) -> float:
+        """Bytes for all engines on the GPU at the same time and for the store, beside weights and
+        KV cache, with no request in flight."""
+        runtime, working = self.runtime, self.working(t, position, 0)
+        if runtime.by_hand is not None:
+            return runtime.by_hand + working
+        return runtime.shared() + runtime.engines * (runtime.own(t, position) + working)
+
+    def request_bytes(self, position: Position) -> float:
+        """Bytes that each request in flight adds, beside its KV cache, in all engines."""
+        by_formula = self.runtime.by_hand is None
+        return self.runtime.engines * self._logits(position) if by_formula else 0.0
 
     def for_cache(self, gpu: GpuSpec, t: int, position: Position, layers: Ints) -> Floats:
         """Bytes left for the KV cache, by number of layers; negative where weights do not fit."""
-        usable = gpu.memory_bytes * self.utilisation - self.runtime_bytes
-        return usable - self.weights(t, position, layers) - self.activations(t, position)
+        usable = gpu.memory_bytes * self.utilisation - self.reserved(t, position)
+        return usable - self.weights(t, position, layers)
 
     def token_bytes(self, t: int, layers: Ints) -> Floats:
         """Bytes of keys and values that one token leaves on each GPU."""

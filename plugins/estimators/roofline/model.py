@@ -22,7 +22,7 @@ from shuntserve_core.types import (
 from shuntserve_plugins.estimators.base import Stages, combine, estimate_pipeline, position_of
 from shuntserve_plugins.estimators.roofline.hardware import Rates, rates_of
 from shuntserve_plugins.estimators.roofline.lengths import Lengths
-from shuntserve_plugins.estimators.roofline.memory import Memory
+from shuntserve_plugins.estimators.roofline.memory import Memory, Runtime
 from shuntserve_plugins.estimators.roofline.operators import Operators
 from shuntserve_plugins.estimators.roofline.parts import (
     Parts,
@@ -46,7 +46,7 @@ class EngineSetup:
     step_tokens: int
     sequences: int
     memory_utilisation: float
-    runtime_bytes: float
+    runtime: Runtime
     step_overhead: float
     sequence_overhead: float
     eager_layer_seconds: float
@@ -96,7 +96,7 @@ class RooflineModel:
         return Memory(
             self.model,
             setup.memory_utilisation,
-            setup.runtime_bytes,
+            setup.runtime,
             self._prompt_chunk,
             setup.sequences,
         )
@@ -119,9 +119,11 @@ class RooflineModel:
             return np.zeros(model.layers + 1, dtype=np.int64)
         free = self._memory.for_cache(self.catalog[kind.instance].gpu, t, position, layers)
         token = self._memory.token_bytes(t, np.maximum(layers, 1))
-        requests = np.floor(free / token / self._held_tokens)
+        extra = self._memory.request_bytes(position)
+        requests = np.floor(free / (token * self._held_tokens + extra))
         limit = np.minimum(requests, self.setup.sequences).astype(np.int64)
-        limit = np.where(free >= token * self.workload.max_length, np.maximum(limit, 1), 0)
+        longest = token * self.workload.max_length + extra
+        limit = np.where(free >= longest, np.maximum(limit, 1), 0)
         limit[0] = limit[1]
         return limit
 
@@ -276,14 +278,19 @@ class RooflineModel:
             for phase in (work.prefill, work.decode)
         ]
         parts = merged(*busy)
-        weights = self._memory.weights(kind.tensor_parallel, position, np.array([layers]))
+        memory, t, count = self._memory, kind.tensor_parallel, np.array([layers])
+        weights = memory.weights(t, position, count)
+        room = memory.for_cache(self.catalog[kind.instance].gpu, t, position, count)
+        room = room - batch * memory.request_bytes(position)
         return StageEstimate(
             batch_limit=int(self.batch_limit(kind, position)[layers]),
             prefill_seconds=float(total(busy[0])),
             decode_seconds=float(total(busy[1])),
-            memory_bytes=float(weights[0]) * kind.tensor_parallel,
+            memory_bytes=float(weights[0]) * t,
             bound=bound_of(parts),
             breakdown={name: float(part.seconds) for name, part in parts.items()},
+            kv_room_bytes=max(float(room[0]), 0.0),
+            working_bytes=memory.working(t, position, batch),
         )
 
     def missing_bytes(self, kind: StageKind, position: Position, layers: int) -> float:
@@ -292,6 +299,7 @@ class RooflineModel:
         gpu = self.catalog[kind.instance].gpu
         free = self._memory.for_cache(gpu, t, position, count)[0]
         need = self._memory.token_bytes(t, count)[0] * self.workload.max_length
+        need += self._memory.request_bytes(position)
         return float((need - free) * t)
 
     # One step, one layer.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from attrs import field, frozen
-from attrs.validators import ge, gt, le
+from attrs.validators import ge, gt, le, optional
 
 from shuntserve_core.types import InstanceType, ModelSpec, Workload
+from shuntserve_plugins.estimators.roofline.memory import Runtime
 from shuntserve_plugins.estimators.roofline.model import EngineSetup, RooflineModel
 
 
@@ -25,9 +26,22 @@ class Roofline:
     """Most requests in flight in a pipeline: vLLM's `max_num_seqs`, 256 by default on the same."""
     gpu_memory_utilization: float = field(default=0.9, validator=[gt(0), le(1)])
     """Share of a GPU's memory that the engine may take: vLLM's option and default."""
-    runtime_bytes: float = field(default=0.6e9, validator=ge(0))
-    """Bytes on each GPU for the driver's context and the communication library.  An engine without
-    weights and cache takes 0.52 GiB (arXiv 2606.18600)."""
+    engines_per_gpu: int = field(default=2, validator=ge(1))
+    """Engines that must fit on a GPU at the same time: one that serves, and its successor that
+    stands by.  1 for a cluster that ends an engine before it starts another."""
+    context_bytes: float = field(default=0.39e9, validator=ge(0))
+    """Bytes of a CUDA context with the kernels that are loaded: one for each engine and one for the
+    tensor store.  Assumed; with `workspace_bytes` and one communicator it makes the 0.52 GiB that
+    an engine without weights and cache takes (arXiv 2606.18600)."""
+    communicator_bytes: float = field(default=0.1e9, validator=ge(0))
+    """Bytes on a GPU of each NCCL communicator of each engine: one for tensor parallelism, one for
+    each neighbour in the pipeline.  Assumed: some 10 channels with 10 MB of buffers."""
+    workspace_bytes: float = field(default=0.07e9, validator=ge(0))
+    """Bytes of each engine's libraries and of what its allocator cannot use.  cuBLAS alone takes
+    32 MiB on Hopper and 8 MiB before it (PyTorch's default); the rest is assumed."""
+    runtime_bytes: float | None = field(default=None, validator=optional(ge(0)))
+    """Bytes on each GPU for all of these together, and for the intermediate results of every engine
+    but one: takes the place of the formula."""
     step_overhead: float = field(default=1e-3, validator=ge(0))
     """Seconds of host work in every step that no GPU work hides: scheduling, preparing inputs,
     starting the sampler.  Vidur's profile of vLLM on A100 has 1.2 ms for an empty step."""
@@ -49,7 +63,13 @@ class Roofline:
             step_tokens=self.max_num_batched_tokens,
             sequences=self.max_num_seqs,
             memory_utilisation=self.gpu_memory_utilization,
-            runtime_bytes=self.runtime_bytes,
+            runtime=Runtime(
+                engines=self.engines_per_gpu,
+                context=self.context_bytes,
+                communicator=self.communicator_bytes,
+                workspace=self.workspace_bytes,
+                by_hand=self.runtime_bytes,
+            ),
             step_overhead=self.step_overhead,
             sequence_overhead=self.sequence_overhead,
             eager_layer_seconds=self.eager_layer_seconds if self.eager else 0.0,

@@ -226,6 +226,35 @@ def test_options_of_the_engine_limit_the_batch() -> None:
     assert 0 < less.batch < bound(QWEN, max_num_seqs=1024).estimate(stages).batch
 
 
+def test_memory_is_left_for_two_engines_and_the_store() -> None:
+    """Term by term: three contexts, and each engine's communicators, steps and sampling."""
+    two, one = bound(), bound(engines_per_gpu=1)
+    gpu = CATALOG["g6.48xlarge"].gpu
+    for position in (Position(True, False), Position(False, False), Position(False, True)):
+        layers = np.array([8])
+        rooms = [float(each._memory.for_cache(gpu, 8, position, layers)[0]) for each in (two, one)]
+        neighbours = (not position.first) + (not position.last)
+        engine = 0.39e9 + (1 + neighbours) * 0.1e9 + two._memory.working(8, position, 0)
+        assert rooms[1] - rooms[0] == pytest.approx(engine)
+        weights = float(one._memory.weights(8, position, layers)[0])
+        assert 0.9 * gpu.memory_bytes - weights - rooms[1] == pytest.approx(0.39e9 + engine)
+    alone = two._memory.working(1, BOTH, 10) - two._memory.working(1, BOTH, 0)
+    assert two._memory.request_bytes(BOTH) == pytest.approx(2 * alone / 10)
+    assert two._memory.request_bytes(Position(True, False)) == 0
+
+
+def test_what_is_left_holds_the_batch_and_a_figure_by_hand_replaces_the_formula() -> None:
+    stages = [(StageKind("g6e.xlarge", 1), 20)] * 4
+    estimate = bound().estimate(stages)
+    token = 2 * LLAMA.kv_size * 2 * 20
+    for part in estimate.stages:
+        assert part.kv_room_bytes >= 16 * estimate.kv_blocks * token
+        assert 0 < part.working_bytes < 2e9
+    by_hand = bound(runtime_bytes=0.0).estimate(stages)
+    assert by_hand.batch > estimate.batch
+    assert by_hand.stages[0].kv_room_bytes - estimate.stages[0].kv_room_bytes > 2 * 0.39e9
+
+
 def test_the_longest_request_must_fit() -> None:
     estimate = bound(workload=Workload(763, 232, 10_000_000)).estimate(
         [(StageKind("g6e.xlarge", 1), 20)] * 4
