@@ -12,6 +12,9 @@ of the requests that moved are computed once more.  How long that takes is measu
 its own, and what is left beyond it and an ordinary step is printed too (embedded engine only: the
 time of a simulated prefill does not depend on its length).  The dispatcher's mean counts
 from the moment that a request has lost its engine until its next token, over all requests.
+What a switch took is printed part by part (`docs/explanation/interruptions.md`): means of all.
+
+    python benchmarks/stall.py --engine vllm --kinds planned --events 3 --streams 4 --tokens 64
 """
 
 from __future__ import annotations
@@ -33,11 +36,15 @@ from typing import Any
 
 from common import Load, simulated_config
 
+from shuntserve_core.testing.chaos import cluster as chaos
 from shuntserve_core.testing.chaos.__main__ import own_config
 from shuntserve_core.testing.chaos.cluster import Served, serving
 from shuntserve_core.testing.chaos.disturbances import settled
 
 KINDS = ("planned", "rank0", "rank", "agent")
+CONFIGS = {"embedded": "quickstart.toml", "vllm": "quickstart-vllm.toml"}
+START_SECONDS = 600.0
+"""What a cluster may take to serve: ranks import vLLM first."""
 BEGAN_AFTER = 0.1
 AWAY = 2.0
 """Seconds that a node stays away."""
@@ -109,6 +116,12 @@ async def recomputed(served: Served) -> int:
     return int((await served.status())["requests"]["counters"]["recomputed_tokens"])
 
 
+async def switches(served: Served) -> dict[str, float]:
+    """Mean of each part of all switches, ms."""
+    parts = (await served.status())["requests"]["durations"].get("switch", {})
+    return {part: 1e3 * row["seconds"] / sum(row["counts"]) for part, row in parts.items()}
+
+
 async def prefill_rate(served: Served, model: str, tokens: int) -> float:
     """Prompt tokens a second, the cluster being idle: median of three prompts."""
     rates = []
@@ -154,6 +167,7 @@ async def measure(served: Served, options: argparse.Namespace) -> dict[str, Any]
         "streams_failed": failed,
         "kinds": report,
         "durations": (await served.status())["requests"]["durations"]["stall"],
+        "switch_ms": await switches(served),
     }
 
 
@@ -167,13 +181,17 @@ async def cluster(config: Path | None) -> AsyncIterator[Served]:
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    async with cluster(options.config) as served:
+    config = options.config
+    if config is None and options.engine != "simulated":
+        config = Path(__file__).parent.parent / "examples" / CONFIGS[options.engine]
+    async with cluster(config) as served:
         return await measure(served, options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("config", type=Path, nargs="?")
+    parser.add_argument("--engine", choices=("simulated", *CONFIGS), default="simulated")
     parser.add_argument("--events", type=int, default=10)
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--streams", type=int, default=8)
@@ -183,6 +201,7 @@ def main() -> None:
     parser.add_argument("--prefill", type=int, default=256, help="tokens to measure prefill with")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    chaos.START_SECONDS = START_SECONDS
     report = asyncio.run(run(options))
     if options.json:
         print(json.dumps(report, indent=2))
@@ -203,6 +222,8 @@ def main() -> None:
         moved_requests = sum(row["counts"])
         mean = 1e3 * row["seconds"] / moved_requests
         print(f"{kind}: {moved_requests} requests had their next token after {mean:.1f} ms (mean)")
+    for part, took in report["switch_ms"].items():
+        print(f"switch, {part}: {took:.1f} ms (mean)")
     print(f"streams failed: {report['streams_failed']}")
 
 

@@ -8,6 +8,7 @@ agent closes the socket.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import json
@@ -68,15 +69,27 @@ def serve(control: socket.socket, agent: int) -> bool:
         control.send(json.dumps(answer).encode())
 
 
+def why_not_fork(process: Path) -> str:
+    """What a fork of a process (its directory in /proc) would lose; empty if it may fork."""
+    threads = sum(1 for _ in (process / "task").iterdir())
+    if threads > 1:
+        return f"the template runs {threads} threads, which a fork would lose"
+    for descriptor in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):  # the one that lists them has been closed
+            if str(descriptor.readlink()).startswith("/dev/nvidia-uvm"):
+                return "the template has a CUDA context, which a fork would break"
+    return ""
+
+
 def fork_for(agent: int) -> int:
     """Fork a worker whose parent is the agent; its process id, and 0 in the worker itself.
 
     The worker leads a session of its own, and dies with the agent.  Raises `ForkRefused`, and
     OSError.
     """
-    threads = sum(1 for _ in Path("/proc/self/task").iterdir())
-    if threads > 1:
-        raise ForkRefused(f"the template runs {threads} threads, which a fork would lose")
+    reason = why_not_fork(Path("/proc/self"))
+    if reason:
+        raise ForkRefused(reason)
     told, tell = os.pipe()
     held, release = os.pipe()
     between = os.fork()

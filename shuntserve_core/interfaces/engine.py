@@ -11,6 +11,8 @@ Every worker process reports on its standard output, one JSON object a line:
 * `{"event": "ready"}` when it has its weights and could serve if it owned KV memory; with
   `"weights": {"lent": bytes, "copied": bytes}`, how much of them is the tensor store's own memory,
   and `"working_bytes"`, what it measured that it takes while it computes, where it did;
+* `{"event": "active", "waited": seconds, "mapped": seconds}` once all its ranks own KV memory
+  (rank 0 only, optional): how long the last of them waited for it, and took to put it in its place;
 * `{"event": "failed", "reason": "..."}` when it ends because of something that a person can change.
 
 It ends on SIGTERM, and when its standard input closes (its agent has died).
@@ -111,7 +113,7 @@ def kv_shares(
 class Template:
     """A process that has imported what workers need, and is forked for each of them.
 
-    Its imports must start no thread and open no device: a fork would not have them.
+    Its imports must start no thread and open no GPU: a fork would not have them, and is refused.
     """
 
     module: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from functools import partial
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.node.client import AgentLost
@@ -13,6 +14,7 @@ from shuntserve_core.runtime.planner import gpus_of
 from shuntserve_core.runtime.run import EngineFailed, PipelineRun
 from shuntserve_core.runtime.states import PipelineState
 from shuntserve_core.runtime.succession import Succession
+from shuntserve_core.runtime.switching import END, READY, Switch
 
 
 async def carry_out(cluster: RunningCluster, succession: Succession) -> None:
@@ -103,13 +105,25 @@ async def _take_over(cluster: RunningCluster, run: PipelineRun) -> None:
     await asyncio.gather(*(retire(cluster, other, f"replaced by {run.name}") for other in sharing))
     if run.state is not PipelineState.STANDBY:
         return
+    gone = time.monotonic()
+    if any(_kv_bytes(cluster, run) > _kv_bytes(cluster, other) for other in sharing):
+        await _release_weights(cluster)  # KV memory grows into what only the old engine needed
+    if interrupted:
+        run.switch = Switch(cluster.dispatcher.observer.switched)
+        run.switch.took(END, gone - began)
     try:
         await run.activate()
     except EngineFailed as error:
         run.fail(str(error))
         return
     run.switch_seconds = time.monotonic() - began if interrupted else 0.0
+    if run.switch is not None:
+        run.switch.took(READY, time.monotonic() - gone)
     admit(cluster, run)
+
+
+def _kv_bytes(cluster: RunningCluster, run: PipelineRun) -> int:
+    return cluster.settings.kv_bytes_of(run.plan)
 
 
 def admit(cluster: RunningCluster, run: PipelineRun) -> None:
@@ -117,10 +131,20 @@ def admit(cluster: RunningCluster, run: PipelineRun) -> None:
     if run.link is None:
         return
     cluster.dispatcher.add_pipeline(
-        run.name, run.link, run.plan.estimate.throughput_rps, run.capacity
+        run.name,
+        run.link,
+        run.plan.estimate.throughput_rps,
+        run.capacity,
+        on_first_token=partial(_first_token, cluster, run),
     )
     cluster.note("pipeline serves", pipeline=run.name, switch_seconds=run.switch_seconds)
     cluster.wake.set()
+
+
+def _first_token(cluster: RunningCluster, run: PipelineRun, seconds: float) -> None:
+    if run.switch is not None:
+        run.switch.first_token(seconds)
+        cluster.note("first token after the switch", pipeline=run.name, seconds=run.switch.seconds)
 
 
 async def retire(cluster: RunningCluster, run: PipelineRun, reason: str) -> None:

@@ -174,15 +174,26 @@ class Dispatcher:
 
     # For the cluster manager
 
-    def add_pipeline(self, name: str, link: EngineLink, throughput: float, capacity: int) -> None:
+    def add_pipeline(
+        self,
+        name: str,
+        link: EngineLink,
+        throughput: float,
+        capacity: int,
+        *,
+        on_first_token: Callable[[float], None] | None = None,
+    ) -> None:
         """Let requests go to a pipeline: at once if its engine is ready, else when it says so.
 
         `throughput` is its estimate in requests per second, `capacity` the requests that it runs
-        at once.  The link stays the caller's to close.
+        at once.  `on_first_token` is told once how many seconds there were from the first request
+        that it is sent to the first token of any.  The link stays the caller's to close.
         """
         if name in self._lanes:
             raise ValueError(f"pipeline {name!r} is there already")
-        lane = Lane(name, link, throughput, capacity, self._breaker())
+        lane = Lane(
+            name, link, throughput, capacity, self._breaker(), on_first_token=on_first_token
+        )
         self._lanes.add(lane)
         link.on_lost(partial(self._lost, lane))
         link.on_state(lambda _: self._pump())
@@ -252,8 +263,7 @@ class Dispatcher:
         except (LinkLost, RequestRefused):
             flight.leave()
             raise
-        lane.dispatched += 1
-        lane.breaker.sent(now)
+        lane.sent(now)
         self._stop_waiting(flight)
         if not flight.kind:
             self.observer.queued(now - flight.since)
@@ -313,6 +323,7 @@ class Dispatcher:
             reason, output = output.error, evolve(output, finish=None, error="")
         closes = False
         if output.tokens:
+            lane.spoke(self._clock.time())
             closes = flight.unread > 0 and lane.breaker.succeeded()
             output = self._work(flight, output)
         if output.tokens or output.finish is not None:

@@ -38,6 +38,8 @@ class Stopwatch:
     """By kind of migration: from the order to move until the next token."""
     waits: Durations = field(factory=Durations)
     """In the queue, until a request is sent to its first engine."""
+    switches: dict[str, Durations] = field(factory=dict)
+    """By part of a switch, as in `runtime.switching`."""
 
     def stalled(self, kind: str, seconds: float) -> None:
         """A migrated request has its next token."""
@@ -47,7 +49,12 @@ class Stopwatch:
         """A request was sent to an engine."""
         self.waits.add(seconds)
 
+    def switched(self, part: str, seconds: float) -> None:
+        """A part of a switch from one engine to another is over."""
+        self.switches.setdefault(part, Durations()).add(seconds)
+
     def as_json(self) -> Mapping[str, Any]:
         """For `status` and `/metrics`."""
         stalls = {kind: durations.as_json() for kind, durations in self.stalls.items()}
-        return {"stall": stalls, "queue": self.waits.as_json()}
+        switches = {part: durations.as_json() for part, durations in self.switches.items()}
+        return {"stall": stalls, "queue": self.waits.as_json(), "switch": switches}

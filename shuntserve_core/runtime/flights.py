@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from attrs import define, evolve, field
@@ -37,6 +38,10 @@ class Observer(Protocol):
         """A request was sent to an engine after it waited."""
         ...
 
+    def switched(self, part: str, seconds: float) -> None:
+        """A part of a switch from one engine to another is over, as in `runtime.switching`."""
+        ...
+
 
 class Silence:
     """An observer that does nothing."""
@@ -45,6 +50,9 @@ class Silence:
         """Nothing."""
 
     def queued(self, seconds: float) -> None:
+        """Nothing."""
+
+    def switched(self, part: str, seconds: float) -> None:
         """Nothing."""
 
 
@@ -107,6 +115,23 @@ class Lane:
     """Sum of the flights' `pending`."""
     dispatched: int = 0
     """Requests ever sent to it."""
+    on_first_token: Callable[[float], None] | None = None
+    """Told once: seconds from the first request that it was sent to its first token of any."""
+    first_sent: float = 0.0
+    """When that request was sent."""
+
+    def sent(self, now: float) -> None:
+        """A request was sent to it."""
+        self.dispatched += 1
+        if self.dispatched == 1:
+            self.first_sent = now
+        self.breaker.sent(now)
+
+    def spoke(self, now: float) -> None:
+        """A token came from it."""
+        tell, self.on_first_token = self.on_first_token, None
+        if tell is not None:
+            tell(now - self.first_sent)
 
     @property
     def serves(self) -> bool:

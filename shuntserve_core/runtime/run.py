@@ -23,6 +23,7 @@ from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.runtime.planner import Held, nodes_of
 from shuntserve_core.runtime.retry import Retry
 from shuntserve_core.runtime.states import COMING, LIVE, Machine, PipelineState
+from shuntserve_core.runtime.switching import MAPPING, MEMORY, Switch
 from shuntserve_core.tensorstore.spec import ShardSpec
 from shuntserve_core.types import Pipeline
 
@@ -70,6 +71,8 @@ class PipelineRun:
         self.serving_since: float | None = None
         self.switch_seconds: float | None = None
         """How long the GPUs served nobody at the switch to this engine."""
+        self.switch: Switch | None = None
+        """What the switch to this engine took, if it took over from one that served."""
         self.copied_bytes = 0
         """Of its weights, what its workers said that they had to copy."""
         self.working_bytes = 0
@@ -227,6 +230,9 @@ class PipelineRun:
             self.working_bytes = max(self.working_bytes, int(event.get("working_bytes", 0)))
             if self._ready >= self._workers:
                 self._all_ready.set()
+        elif kind == "active" and self.switch is not None:
+            self.switch.took(MEMORY, float(event["waited"]))
+            self.switch.took(MAPPING, float(event["mapped"]))
         elif kind == "failed" and self.live:
             self.fail(f"a worker on {node}: {event['reason']}")
         elif kind == "exit" and self.live:
@@ -349,6 +355,7 @@ class PipelineRun:
             "started": self.started,
             "serving_since": self.serving_since,
             "switch_seconds": self.switch_seconds,
+            "switch": dict(self.switch.seconds) if self.switch is not None else None,
             "throughput_rps": self.plan.estimate.throughput_rps,
             "capacity": self.capacity,
             "working_bytes": self.working_bytes,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ class Driver:
         self._scheduler = Scheduler(Limits(blocks, launch.max_batch, max_length, spec.max_chunk))
         self._load = EngineLoad()
         self._active = False
+        self.on_active: Callable[[float, float], None] = lambda _waited, _mapped: None
+        """Told how many seconds it took until KV memory was owned, and was in its place."""
         info = EngineInfo(
             engine_id=launch.engine_id,
             engine="embedded",
@@ -98,12 +102,14 @@ class Driver:
                 self._activate(process)
 
     def _activate(self, process: RankProcess) -> None:
+        began = time.perf_counter()
         self._hub.tell("activate")
-        process.own_memory()
+        mapped = process.own_memory()
         for _ in range(self._peers):
             self.from_ranks.get()  # "active"
         self._active = True
         self.server.announce(READY)
+        self.on_active(time.perf_counter() - began - mapped, mapped)
 
     def _step(self, process: RankProcess) -> None:
         plan = self._scheduler.plan()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Mapping
 
 import torch
@@ -30,7 +31,7 @@ class RankProcess:
         self._spec = spec
         self._blocks = kv_blocks(launch, geometry)
         self._store = StoreClient(place.store_socket)
-        self._kv = KvRange(launch.kv_bytes, "cpu")
+        self._kv = KvRange(launch.kv_bytes_on(spec.rank), "cpu")
         self._lease: KvLease | None = None
         shard = launch.shard(spec.rank)
         self._store.load(shard)
@@ -48,15 +49,21 @@ class RankProcess:
         self.rank.warm_up()
         _give_back_free_memory()
 
-    def own_memory(self) -> None:
-        """Lease KV memory; waits until the engine before has given it back."""
+    def own_memory(self) -> float:
+        """Lease KV memory; waits until the engine before has given it back.
+
+        Returns the seconds that it then took to put it in its place.
+        """
+        leased = time.perf_counter()
         if self._lease is None:
             launch = self._spec.launch
             owner, nbytes = launch.engine_id, launch.kv_bytes_on(self._spec.rank)
             self._lease = self._store.kv_lease(owner, nbytes)
+            leased = time.perf_counter()
             self._kv.own(self._lease)
             memory = self._kv.tensor[: nbytes // 4 * 4].view(torch.float32)
             self.rank.cache = cache_of(self.rank.stage, self._blocks, memory)
+        return time.perf_counter() - leased
 
 
 def _give_back_free_memory() -> None:

@@ -46,7 +46,7 @@ def main() -> None:
     os._exit(1)  # an orderly end would wait for threads that wait for dead ranks
 
 
-def report(**event: str) -> None:
+def report(**event: object) -> None:
     """Tell the node agent."""
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
@@ -57,6 +57,7 @@ def _lead(spec: WorkerSpec) -> None:
     launch = spec.launch
     hub = Hub(launch.rendezvous, launch.link_token, len(launch.ranks) - 1)
     driver = Driver(spec, read_geometry(launch.model_dir), hub)
+    driver.on_active = lambda waited, mapped: report(event="active", waited=waited, mapped=mapped)
     report(event="listening", address=driver.server.start(f"{launch.ranks[0].host}:0"))
     signal.signal(signal.SIGTERM, lambda *_: driver.stop())
 

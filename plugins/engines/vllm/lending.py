@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -15,7 +16,7 @@ from typing import Any
 
 import cattrs
 import torch
-from attrs import define
+from attrs import define, frozen
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from vllm.config import ModelConfig, VllmConfig
@@ -24,8 +25,9 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-from shuntserve_core.tensorstore import Attachment, ShardSpec, StoreClient
+from shuntserve_core.tensorstore import Attachment, KvLease, ShardSpec, StoreClient
 from shuntserve_core.tensorstore.spec import TensorView
+from shuntserve_core.tensorstore.views import KvRange
 
 LOAD_FORMAT = "shuntserve"
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -183,7 +185,8 @@ class _Hollow(TorchFunctionMode):
 class LentMemory(TorchFunctionMode):
     """While it is entered, the one buffer of bytes that vLLM makes for keys and values is ours.
 
-    The memory must be zeros.  Raises RuntimeError on leaving if it was not asked for exactly once.
+    vLLM wants zeros, and has them once it serves: what is here before is scratch memory.  Raises
+    RuntimeError on leaving if it was not asked for exactly once.
     """
 
     def __init__(self, memory: Tensor) -> None:
@@ -209,21 +212,45 @@ class LentMemory(TorchFunctionMode):
             raise RuntimeError(f"vLLM asked for KV memory {self._asked} times, not once")
 
 
-class KvMemory:
-    """A rank's KV memory, leased from its store for as long as this lives."""
+@frozen
+class Taken:
+    """How long it took a rank to come to its KV memory, in seconds."""
 
-    def __init__(self, socket: str) -> None:
+    waited: float
+    """For whoever owned it."""
+    mapped: float
+
+
+class KvMemory:
+    """A rank's KV memory: addresses of its own from the start, the store's memory once it is owned.
+
+    Before that they are backed by scratch memory, where everything is seen again and again: vLLM is
+    set up, warmed up and its graphs are captured on it.
+    """
+
+    def __init__(self, socket: str, nbytes: int, device: str) -> None:
         self._store = StoreClient(socket)
+        self._range = KvRange(nbytes, device)
+        self._range.practise()
+        self._lease: KvLease | None = None
 
     @property
-    def capacity(self) -> int:
-        """Bytes of KV memory that the store has, whoever owns them."""
-        return self._store.stats().kv_capacity
+    def memory(self) -> Tensor:
+        """All of it as bytes, always at the same address."""
+        return self._range.tensor.view(torch.int8)
 
-    def lease(self, owner: str, nbytes: int) -> Tensor:
-        """The memory as bytes; waits until whoever owns it has given it back."""
-        lease = self._store.kv_lease(owner, nbytes)
-        if not lease.memory:
-            whole = _on_device(lease.handle)
-            return whole[lease.offset : lease.offset + lease.nbytes].view(torch.int8)
-        return torch.frombuffer(lease.memory, dtype=torch.int8)
+    @property
+    def to_come(self) -> int:
+        """Bytes that the store has yet to allocate before this can be owned."""
+        return max(self._range.nbytes - self._store.stats().kv_capacity, 0)
+
+    def own(self, owner: str) -> Taken:
+        """Put the store's memory in its place: zeros, and nobody else's.
+
+        Waits until whoever owns it has given it back.
+        """
+        began = time.perf_counter()
+        self._lease = self._store.kv_lease(owner, self._range.nbytes)
+        leased = time.perf_counter()
+        self._range.own(self._lease)
+        return Taken(leased - began, time.perf_counter() - leased)

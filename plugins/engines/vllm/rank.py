@@ -16,7 +16,9 @@ from shuntserve_plugins.engines.vllm.configuration import build_configuration
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
 
 PREPARE = "prepare"
-"""The one call that is not vLLM's: join the others, and take the weights."""
+"""A call that is not vLLM's: join the others, and take the weights."""
+STAND_BY, OWN = "stand_by", "own_kv_memory"
+"""Methods of `StageWorker`: the last call before the engine stands by, and the first after."""
 
 
 class Rank:
@@ -40,8 +42,8 @@ class Rank:
         result = run_method(self._worker, method, args, kwargs)
         return result.get_output() if isinstance(result, AsyncModelRunnerOutput) else result
 
-    def _prepare(self, port: int) -> dict[str, int]:
-        """Join the ranks that meet at rank 0's `port`; returns what became of the weights."""
+    def _prepare(self, port: int) -> None:
+        """Join the ranks that meet at rank 0's `port`, and take the weights."""
         launch, rank = self._spec.launch, self._spec.rank
         host = launch.ranks[0].host
         if not current_platform.is_cpu():
@@ -67,8 +69,6 @@ class Rank:
         )
         self._worker.init_device()
         self._worker.load_model()
-        report = self._worker.model_runner.model.shuntserve_lent
-        return {"lent": report.lent, "copied": report.copied}
 
 
 def _meet(host: str, port: int) -> TCPStore:

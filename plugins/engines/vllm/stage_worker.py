@@ -16,7 +16,7 @@ from vllm.utils.mem_utils import MemorySnapshot
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec, shared_memory_name
 from shuntserve_plugins.engines.vllm.groups import build_groups, unname_shared_memory
-from shuntserve_plugins.engines.vllm.lending import KvMemory, LentMemory
+from shuntserve_plugins.engines.vllm.lending import KvMemory, LentMemory, Taken
 from shuntserve_plugins.engines.vllm.resumption import ResumableRequests
 from shuntserve_plugins.engines.vllm.room import Room, utilization
 
@@ -44,10 +44,9 @@ class StageWorker(Base):
         launch, place = spec.launch, spec.launch.ranks[spec.rank]
         self._spec = spec
         self._ragged = ragged(launch)
-        self._kv = KvMemory(place.store_socket)
         planned = launch.working_bytes[place.stage] if launch.working_bytes else 0
         self._room = Room(f"{place.node}, GPU {place.gpu}", planned)
-        self.working_bytes = 0
+        self._working_bytes = 0
         """What the largest step was measured to take beside weights and KV memory; 0: unknown."""
         # vLLM finds a rank's layers by its place in a full grid; this is its place in the one that
         # would have its stage's degree everywhere.
@@ -69,6 +68,8 @@ class StageWorker(Base):
             free, _ = torch.accelerator.get_memory_info(self.local_rank)
             raise self._room.refuse_start(free) from error
         unname_shared_memory()
+        kv_bytes, device = self._spec.launch.kv_bytes_on(self._spec.rank), str(self.device)
+        self._kv = KvMemory(self._spec.launch.ranks[self._spec.rank].store_socket, kv_bytes, device)
         self.model_runner.requests = ResumableRequests()
 
     def _join(self) -> None:
@@ -105,14 +106,13 @@ class StageWorker(Base):
         except torch.OutOfMemoryError as error:
             raise self._room.refuse_step(str(error).partition("\n")[0]) from error
         after = MemorySnapshot(device=self.device)
-        self.working_bytes = after.torch_peak - before.torch_allocated
+        self._working_bytes = after.torch_peak - before.torch_allocated
         log.info(
             "the largest step took %d bytes; the plan leaves %d",
-            self.working_bytes,
+            self._working_bytes,
             self._room.planned,
         )
-        to_come = max(kv_bytes - self._kv.capacity, 0)
-        warning = self._room.judge(self.working_bytes, after.free_memory, to_come)
+        warning = self._room.judge(self._working_bytes, after.free_memory, self._kv.to_come)
         if warning:
             log.warning("%s", warning)
         return kv_bytes
@@ -120,9 +120,7 @@ class StageWorker(Base):
     def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager[Any]:
         if tag != "kv_cache":
             return super()._maybe_get_memory_pool_context(tag)
-        launch = self._spec.launch
-        nbytes = launch.kv_bytes_on(self._spec.rank)
-        return LentMemory(self._kv.lease(launch.engine_id, nbytes))
+        return LentMemory(self._kv.memory)
 
     def compile_or_warm_up_model(self) -> Any:
         """Also make the buffer for hidden states, which vLLM's CPU worker forgets in eager mode."""
@@ -132,3 +130,15 @@ class StageWorker(Base):
                 batch_size=runner.max_num_tokens, dtype=runner.dtype, device=runner.device
             )
         return super().compile_or_warm_up_model()
+
+    def stand_by(self) -> dict[str, Any]:
+        """All is done that can be done without KV memory; what there is to tell of it."""
+        lent = self.model_runner.model.shuntserve_lent
+        report = {"weights": {"lent": lent.lent, "copied": lent.copied}}
+        return {**report, "working_bytes": self._working_bytes}
+
+    def own_kv_memory(self) -> Taken:
+        """Take the KV memory over, once the engine before has given it back."""
+        if not current_platform.is_cpu():
+            torch.accelerator.synchronize()  # nothing may use the addresses while they change
+        return self._kv.own(self._spec.launch.engine_id)

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import cattrs
 
@@ -72,9 +73,9 @@ def _lead(spec: WorkerSpec, report: Reports) -> None:
 
     from shuntserve_plugins.engines.vllm.driver import Driver
 
-    driver = Driver(spec, hub, server)
+    driver = Driver(spec, hub, server, report)
     silence.started()
-    report(event="ready", weights=driver.weights[0])
+    report(event="ready", **driver.prepared)
     driver.run()
 
 
@@ -84,16 +85,16 @@ def _follow(spec: WorkerSpec, report: Reports) -> None:
     silence = Silence(spec.options.silence_seconds)
     spoke = Spoke(launch.rendezvous, launch.link_token, spec.rank, silence)
 
-    from shuntserve_plugins.engines.vllm.rank import PREPARE, Rank
+    from shuntserve_plugins.engines.vllm.rank import STAND_BY, Rank
 
     rank = Rank(spec)
 
-    def run(method: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    def run(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with report.mistakes():
             result = rank.run(method, args, kwargs)
-        if method == PREPARE:
+        if method == STAND_BY:
             silence.started()
-            report(event="ready", weights=result)
+            report(event="ready", **result)
         return result
 
     spoke.serve(run)

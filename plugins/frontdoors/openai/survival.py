@@ -56,6 +56,13 @@ def _durations(durations: Mapping[str, Any]) -> Iterator[Metric]:
         for kind, counted in durations["stall"].items():
             stalls.add_metric([kind], _buckets(counted), counted["seconds"])
         yield stalls
+    if "switch" in durations:
+        switches = HistogramMetricFamily(
+            "shuntserve_switch_seconds", "From an engine to its successor", labels=["part"]
+        )
+        for part, counted in durations["switch"].items():
+            switches.add_metric([part], _buckets(counted), counted["seconds"])
+        yield switches
     if "queue" in durations:
         waits = HistogramMetricFamily("shuntserve_queue_seconds", "Arrival to first engine")
         waits.add_metric([], _buckets(durations["queue"]), durations["queue"]["seconds"])

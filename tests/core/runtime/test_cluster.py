@@ -99,6 +99,29 @@ async def test_a_notice_moves_streams_to_a_successor(tmp_path: Path) -> None:
         await twins(served, list(answers))
 
 
+async def test_a_switch_is_timed_part_by_part(tmp_path: Path) -> None:
+    """A pipeline that loses one of two nodes: its successor waits for the GPUs of the other."""
+    async with cluster(tmp_path) as served:
+        runs = serving_runs(await served.status())
+        run = next(run for run in runs if len({s["node"] for s in run["stages"]}) > 1)
+        node = next(s["node"] for s in run["stages"] if s["node"].startswith("small"))
+        tasks = await streams(served, 12)
+        await served.tell(node, "notice", 5.0)
+        await asyncio.gather(*tasks)
+        await streams(served, 12)  # so that the successor has something to say
+        status = await wait_for(served, lambda s: says(s, "first token after the switch"))
+        successor = next(run["switch"] for run in serving_runs(status) if run["switch"])
+        assert successor.keys() == {"end", "ready", "first_token", "gap"}
+        assert successor["gap"] == successor["ready"] + successor["first_token"]
+        line = next(n for n in status["history"] if n["what"] == "first token after the switch")
+        assert line["seconds"] == successor
+        assert sum(status["requests"]["durations"]["switch"]["gap"]["counts"]) == 1
+        async with served.session.get(f"{served.url}/metrics") as response:
+            page = await response.text()
+        for part in successor:
+            assert f'shuntserve_switch_seconds_count{{part="{part}"}} 1.0' in page
+
+
 async def test_a_loss_without_notice_and_the_return(tmp_path: Path) -> None:
     async with cluster(tmp_path) as served:
         before = len(serving_runs(await served.status()))

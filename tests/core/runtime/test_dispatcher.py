@@ -25,6 +25,9 @@ class Durations:
     def queued(self, seconds: float) -> None:
         self.waits.append(seconds)
 
+    def switched(self, part: str, seconds: float) -> None:
+        raise AssertionError("dispatchers switch nothing")
+
 
 class Bench:
     """A dispatcher with pipelines `a`, `b`..., of two requests each."""
@@ -90,6 +93,20 @@ def test_a_lost_engine_is_nothing_that_a_sink_hears_of() -> None:
     assert bench.durations.stalls == [("unplanned", 0.25)]
     assert bench.dispatcher.counters.migrated == {"unplanned": 1}
     assert bench.dispatcher.counters.recomputed_tokens == 6
+
+
+def test_the_first_token_of_a_pipeline_is_timed_from_its_first_request() -> None:
+    bench, told = Bench(0), []
+    link = FakeLink()
+    bench.dispatcher.add_pipeline("a", link, 1.0, 2, on_first_token=told.append)
+    bench.clock.advance(5)
+    bench.submit("x")
+    bench.clock.advance(0.2)
+    bench.submit("y")
+    bench.clock.advance(0.1)
+    link.say("y", 1)
+    link.say("x", 1)
+    assert told == [pytest.approx(0.3)]
 
 
 def test_migration_drains_and_carries_everything_over() -> None:

@@ -92,3 +92,41 @@ def test_copies_of_weights_are_told_of_in_a_line(
     assert bool(warning) == warns
     assert not warns or f"{ranks * 30} MB" in warning
     assert "\n" not in warning
+
+
+class FullWorld(World):
+    """Its workers find that their GPU has no room."""
+
+    def tell(self, process: FakeProcess, event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            event = {**event, "event": "failed", "reason": "0.50 GiB are free"}
+        super().tell(process, event)
+
+
+def test_a_worker_that_ends_for_a_reason_is_quoted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = FullWorld()
+    monkeypatch.setattr(run.LinkClient, "connect", world.connect)
+    running = run_virtually(started(tmp_path, world, 20.0), monkeypatch, MODULES)
+    failures = [line["reason"] for line in running.history if line["what"] == "pipeline failed"]
+    assert failures
+    assert all("0.50 GiB are free" in reason for reason in failures), failures
+
+
+class MeasuringWorld(World):
+    """Its workers say what their largest step took."""
+
+    def tell(self, process: FakeProcess, event: dict[str, Any]) -> None:
+        if event["event"] == "ready":
+            event = {**event, "working_bytes": 123}
+        super().tell(process, event)
+
+
+def test_what_workers_measured_is_in_the_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = MeasuringWorld()
+    monkeypatch.setattr(run.LinkClient, "connect", world.connect)
+    running = run_virtually(started(tmp_path, world, 20.0), monkeypatch, MODULES)
+    assert {pipeline["working_bytes"] for pipeline in running.status()["pipelines"]} == {123}
