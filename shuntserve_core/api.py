@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import cattrs
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.foreign import parse_json
@@ -22,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._#:+-]{0,199}")
 _MODULE = re.compile(r"[A-Za-z_]\w{0,63}(\.[A-Za-z_]\w{0,63}){0,15}", re.ASCII)

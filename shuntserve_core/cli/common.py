@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shuntserve_core.cli.output import reserve_stdout, write_document
 from shuntserve_core.errors import UserError
 from shuntserve_core.registry import Registry
 
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 OBJECTIVES = ("throughput", "throughput-per-dollar", "cost")
 
 config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path())
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _reserve(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    if value:
+        reserve_stdout(ctx)
+    return value
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, is_eager=True, callback=_reserve, help="Print JSON."
+)
 estimator_option = click.option(
     "--estimator", metavar="NAME", help="Predict with this one instead of the file's."
 )
@@ -131,7 +142,7 @@ def naming(file: object) -> Iterator[None]:
 
 def print_json(value: Any) -> None:
     """Print JSON that a program can read: keys in their order, numbers in full."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    write_document(json.dumps(value, indent=2, allow_nan=False))
 
 
 def write_text(file: str, text: str, flag: str = "--out") -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from shuntserve_core.cli.common import json_option as _json
 from shuntserve_core.cli.common import print_json, registry_of
 from shuntserve_core.cli.progress import byte_progress, human_bytes
 from shuntserve_core.errors import UserError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _workers = click.option(
     "--workers", default=8, show_default=True, type=click.IntRange(1, 32), help="Objects at a time."
 )
