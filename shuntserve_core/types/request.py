@@ -42,7 +42,8 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int = 0
     """Always set: the front door draws one where the client gave none, so that every request can
-    be resumed.  Token k of the output is drawn from a stream that depends on (seed, k) alone."""
+    be resumed.  Token k of the output is drawn with noise that depends on (seed, k) alone: see
+    `shuntserve_core.sampling.noise`."""
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0

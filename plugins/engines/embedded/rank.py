@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from shuntserve_core.sampling.noise import Noise
 from shuntserve_plugins.engines.embedded.arithmetic import padded
 from shuntserve_plugins.engines.embedded.attention import Attention, KvCache, Span
 from shuntserve_plugins.engines.embedded.plan import BLOCK, Choice, Part, Plan
@@ -33,7 +34,7 @@ class Rank:
         self.stage = stage
         self.cache: KvCache | None = None
         self._neighbours = neighbours
-        self._sampler = Sampler() if samples else None
+        self._sampler = Sampler(Noise(stage.geometry.vocab)) if samples else None
 
     @torch.inference_mode()
     def step(self, plan: Plan) -> list[Choice]:
@@ -64,7 +65,7 @@ class Rank:
         logits = self.stage.logits(hidden, batch)
         if self._sampler is None:
             return []
-        return [self._sampler.choose(n, row) for n, row in zip(numbers, logits, strict=True)]
+        return self._sampler.choose(numbers, logits)
 
     @torch.inference_mode()
     def warm_up(self) -> None:

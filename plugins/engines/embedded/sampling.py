@@ -1,33 +1,38 @@
 """From logits to the next token, with the meanings that vLLM and OpenAI give the parameters.
 
-A row of logits passes: bias, `min_tokens`, penalties, temperature, `min_p`, `top_k`, `top_p`.
+A row of logits passes: bias, `min_tokens`, penalties, temperature, `min_p`, `top_k`, `top_p`; what
+is left is drawn from with the noise of all engines.
 Reported logprobs are of the model's own logits, before any of it, as in vLLM.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from attrs import define, field
 from torch import Tensor
 
+from shuntserve_core.sampling.noise import Noise
 from shuntserve_core.types.request import SamplingParams, TokenLogprob
 from shuntserve_plugins.engines.embedded.plan import Choice, Newcomer
 
 
 @define
-class _Sampled:
-    """What the sampler must know of a sequence: its tokens so far."""
+class History:
+    """What the choice of a sequence's next token depends on, beside the logits."""
 
     sampling: SamplingParams
     prompt: frozenset[int]
     counts: Counter[int]
+    """Of the output's tokens."""
     generated: int
+    """Tokens of the output so far."""
 
     def append(self, token: int) -> None:
+        """A token was generated."""
         self.counts[token] += 1
         self.generated += 1
 
@@ -36,50 +41,57 @@ class _Sampled:
 class Sampler:
     """Chooses tokens for the sequences that it was told of."""
 
-    _sequences: dict[int, _Sampled] = field(init=False, factory=dict)
+    noise: Noise
+    _sequences: dict[int, History] = field(init=False, factory=dict)
 
     def add(self, new: Newcomer) -> None:
         """Begin with a sequence, wherever its output stands."""
-        state = _Sampled(new.sampling, frozenset(new.prompt), Counter(new.output), len(new.output))
+        state = History(new.sampling, frozenset(new.prompt), Counter(new.output), len(new.output))
         self._sequences[new.number] = state
 
     def drop(self, number: int) -> None:
         """Forget a sequence."""
         self._sequences.pop(number, None)
 
-    def choose(self, number: int, logits: Tensor) -> Choice:
-        """The next token of a sequence, from its logits (vocabulary); it counts as generated."""
-        state = self._sequences[number]
-        token = choose(logits, state.sampling, state.prompt, state.counts, state.generated)
-        state.append(token)
-        wanted = state.sampling.logprobs
-        return Choice(number, token, None if wanted is None else logprob_of(logits, token, wanted))
+    def choose(self, numbers: Sequence[int], logits: Tensor) -> list[Choice]:
+        """The next token of sequences, from logits (sequences, vocabulary); they are generated."""
+        histories = [self._sequences[number] for number in numbers]
+        tokens = choose(logits, histories, self.noise)
+        choices = []
+        for number, history, token, row in zip(numbers, histories, tokens, logits, strict=True):
+            history.append(token)
+            wanted = history.sampling.logprobs
+            logprob = None if wanted is None else logprob_of(row, token, wanted)
+            choices.append(Choice(number, token, logprob))
+        return choices
 
 
-def choose(
-    logits: Tensor,
-    sampling: SamplingParams,
-    prompt: frozenset[int],
-    counts: Counter[int],
-    generated: int,
-) -> int:
-    """The token that follows `generated` others, which `counts` counts."""
-    logits = _adjusted(logits, sampling, prompt, counts, generated)
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    probabilities = (logits.double() / sampling.temperature).softmax(-1)
-    kept = _filtered(probabilities, sampling)
-    cumulative = kept.cumsum(-1)
-    point = uniform(sampling.seed, generated) * float(cumulative[-1])
-    token = int(torch.searchsorted(cumulative, point, right=True))
-    # Rounding can put the point at the very end, behind which there is no token.
-    return min(token, int(kept.nonzero()[-1]))
+def choose(logits: Tensor, histories: Sequence[History], noise: Noise) -> list[int]:
+    """The next token of each history, from float32 logits (histories, vocabulary).
+
+    A row's token depends on that row alone, to the last bit.
+    """
+    rows = [_adjusted(row, history) for row, history in zip(logits, histories, strict=True)]
+    drawn = [i for i, history in enumerate(histories) if history.sampling.temperature > 0]
+    if not drawn:
+        return _greedy(rows)
+    temperatures = torch.tensor(
+        [[histories[i].sampling.temperature] for i in drawn], dtype=logits.dtype
+    ).to(logits.device)
+    scaled = torch.stack([rows[i] for i in drawn]) / temperatures
+    for row, i in zip(scaled, drawn, strict=True):
+        _filter(row, histories[i].sampling)
+    keys = noise.keys(
+        [histories[i].sampling.seed for i in drawn], [histories[i].generated for i in drawn]
+    )
+    random = dict(zip(drawn, noise.choose(scaled, keys).tolist(), strict=True))
+    greedy = iter(_greedy([row for i, row in enumerate(rows) if i not in random]))
+    return [random[i] if i in random else next(greedy) for i in range(len(rows))]
 
 
-def uniform(seed: int, index: int) -> float:
-    """The random number in [0, 1) for token `index` of an output: a function of the two alone."""
-    digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+def _greedy(rows: list[Tensor]) -> list[int]:
+    tokens: list[int] = torch.stack([row.argmax() for row in rows]).tolist() if rows else []
+    return tokens
 
 
 def logprob_of(logits: Tensor, token: int, alternatives: int) -> TokenLogprob:
@@ -90,46 +102,42 @@ def logprob_of(logits: Tensor, token: int, alternatives: int) -> TokenLogprob:
     return TokenLogprob(float(logprobs[token]), top)
 
 
-def _adjusted(
-    logits: Tensor,
-    sampling: SamplingParams,
-    prompt: frozenset[int],
-    counts: Counter[int],
-    generated: int,
-) -> Tensor:
-    """Everything that can change which token is the most probable."""
+def _adjusted(logits: Tensor, history: History) -> Tensor:
+    """A row after everything that can change which token is the most probable."""
+    sampling, counts, device = history.sampling, history.counts, logits.device
     logits = logits.clone()
     if sampling.logit_bias:
-        tokens = torch.tensor(list(sampling.logit_bias))
-        logits[tokens] += torch.tensor(list(sampling.logit_bias.values()), dtype=logits.dtype)
-    if generated < sampling.min_tokens and sampling.stop_token_ids:
-        logits[torch.tensor(sampling.stop_token_ids)] = -math.inf
-    if sampling.repetition_penalty != 1.0 and (seen := sorted(prompt | counts.keys())):
-        tokens = torch.tensor(seen)
+        tokens = torch.tensor(list(sampling.logit_bias), device=device)
+        bias = torch.tensor(list(sampling.logit_bias.values()), dtype=logits.dtype, device=device)
+        logits[tokens] += bias
+    if history.generated < sampling.min_tokens and sampling.stop_token_ids:
+        logits[torch.tensor(sampling.stop_token_ids, device=device)] = -math.inf
+    if sampling.repetition_penalty != 1.0 and (seen := sorted(history.prompt | counts.keys())):
+        tokens = torch.tensor(seen, device=device)
         old = logits[tokens]
         penalty = sampling.repetition_penalty
         logits[tokens] = torch.where(old > 0, old / penalty, old * penalty)
     if counts and (sampling.frequency_penalty or sampling.presence_penalty):
-        tokens = torch.tensor(list(counts))
+        tokens = torch.tensor(list(counts), device=device)
         logits[tokens] -= torch.tensor(
             [n * sampling.frequency_penalty + sampling.presence_penalty for n in counts.values()],
             dtype=logits.dtype,
+            device=device,
         )
     return logits
 
 
-def _filtered(probabilities: Tensor, sampling: SamplingParams) -> Tensor:
-    """Probabilities with zeros for tokens that may not be chosen; they need not add up to 1."""
+def _filter(logits: Tensor, sampling: SamplingParams) -> None:
+    """Put minus infinity on the tokens of a row that may not be drawn."""
+    limit = sampling.top_k if sampling.top_k > 0 else logits.shape[0]
     if sampling.min_p > 0:
-        floor = sampling.min_p * probabilities.max()
-        probabilities = torch.where(probabilities < floor, 0.0, probabilities)
-    limit = sampling.top_k if sampling.top_k > 0 else probabilities.shape[0]
-    if limit >= probabilities.shape[0] and sampling.top_p >= 1:
-        return probabilities
-    ordered, tokens = probabilities.sort(descending=True, stable=True)
-    ordered[limit:] = 0.0
-    ordered /= ordered.sum()
+        logits[logits < logits.max() + math.log(sampling.min_p)] = -math.inf
+    if limit >= logits.shape[0] and sampling.top_p >= 1:
+        return
+    ordered, tokens = logits.sort(descending=True, stable=True)
+    ordered[limit:] = -math.inf
+    probabilities = ordered.double().softmax(-1)
     # A token stays while those before it have not reached top_p, so the first always does.
-    before = ordered.cumsum(-1) - ordered
-    ordered[1:][before[1:] >= sampling.top_p] = 0.0
-    return torch.zeros_like(probabilities).scatter_(0, tokens, ordered)
+    before = probabilities.cumsum(-1) - probabilities
+    ordered[1:][before[1:] >= sampling.top_p] = -math.inf
+    logits.scatter_(0, tokens, ordered)

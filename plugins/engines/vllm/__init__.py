@@ -8,6 +8,7 @@
 * `executor`: vLLM's executor over rank processes; `rank`: one of them; `configuration`: vLLM's
 * `stage_worker`: vLLM's worker in a stage; `groups`: who talks to whom
 * `lending`: weights and KV memory of the tensor store; `resumption`: tokens that are there already
+* `sampling`: random choices by seed and position
 * `symbols`: all of vLLM that the above leans on; `doctor`: whether it would run
 
 `engine`, `worker`, `peers`, `server`, `symbols` and `doctor` import nothing of vLLM.

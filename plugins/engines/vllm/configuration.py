@@ -11,6 +11,7 @@ from vllm.engine.arg_utils import EngineArgs
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec, longest
 from shuntserve_plugins.engines.vllm.executor import RankExecutor
 from shuntserve_plugins.engines.vllm.lending import LOAD_FORMAT
+from shuntserve_plugins.engines.vllm.sampling import SeededRows
 
 WORKER = "shuntserve_plugins.engines.vllm.stage_worker.StageWorker"
 
@@ -39,6 +40,7 @@ def build_configuration(spec: WorkerSpec) -> VllmConfig:
         },
         distributed_executor_backend=RankExecutor,
         worker_cls=WORKER,
+        logits_processors=[SeededRows],
         pipeline_parallel_size=len(launch.layers),
         tensor_parallel_size=launch.tensor_parallel[0],
         block_size=options.block_size,

@@ -2,25 +2,20 @@
 
 They enter vLLM as output tokens, as after one of its own preemptions: the scheduler computes them
 like a prompt, and everything that counts or replays output tokens (penalties, `min_tokens`, the
-grammar, the seeded generator) finds them where it looks.
+grammar, the position that noise is drawn by) finds them where it looks.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
 
-import torch
 from vllm.v1.request import Request
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 from vllm.v1.worker.gpu_input_batch import CachedRequestState
 
 OUTPUT_KEY = "shuntserve_output"
 """In `SamplingParams.extra_args`: the tokens, for the ranks that sample."""
-_PHILOX_STEPS = 4
-"""By how much one draw over a vocabulary advances a CUDA generator; vLLM counts so too."""
 
 
 def resume(request: Request, output: Sequence[int]) -> None:
@@ -64,44 +59,4 @@ class ResumableRequests(dict[str, CachedRequestState]):
     def __setitem__(self, number: str, state: CachedRequestState) -> None:
         arguments = getattr(state.sampling_params, "extra_args", None) or {}
         state.output_token_ids.extend(arguments.get(OUTPUT_KEY, ()))
-        generator = state.generator
-        if generator is not None and generator.device.type == "cpu":
-            state.generator = CountingGenerator(generator.initial_seed(), state)
-        elif generator is not None:
-            steps = _PHILOX_STEPS * len(state.output_token_ids)
-            generator.set_offset(generator.get_offset() + steps)
         super().__setitem__(number, state)
-
-
-class CountingGenerator(torch.Generator):
-    """A CPU generator in the state it has after a request's output tokens.
-
-    vLLM takes a draw back by moving the generator's offset, when a part of a prompt was computed
-    and sampled in vain.  CPU generators have no offset: this one starts again from its seed.
-    """
-
-    def __new__(cls, *_: object) -> CountingGenerator:
-        """Its base class takes a device."""
-        return super().__new__(cls, "cpu")  # type: ignore[call-arg]
-
-    def __init__(self, seed: int, state: CachedRequestState) -> None:
-        super().__init__()
-        self._state = weakref.ref(state)
-        self.manual_seed(seed)
-        self._skip()
-
-    def get_offset(self) -> int:
-        """Of no meaning but for `set_offset`."""
-        return 0
-
-    def set_offset(self, _offset: int) -> torch.Generator:
-        """Take back the draws that made no token."""
-        self.manual_seed(self.initial_seed())
-        self._skip()
-        return self
-
-    def _skip(self) -> None:
-        """vLLM's sampler for the CPU draws once for each token."""
-        state: Any = self._state()
-        for _ in state.output_token_ids:
-            torch.randint(0, 2**31, (1,), generator=self, dtype=torch.long)

@@ -19,6 +19,7 @@ from shuntserve_plugins.engines.vllm.groups import build_groups, unname_shared_m
 from shuntserve_plugins.engines.vllm.lending import KvMemory, LentMemory, Taken
 from shuntserve_plugins.engines.vllm.resumption import ResumableRequests
 from shuntserve_plugins.engines.vllm.room import Room, utilization
+from shuntserve_plugins.engines.vllm.sampling import seed_sampler
 
 if TYPE_CHECKING or current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as Base
@@ -71,6 +72,7 @@ class StageWorker(Base):
         kv_bytes, device = self._spec.launch.kv_bytes_on(self._spec.rank), str(self.device)
         self._kv = KvMemory(self._spec.launch.ranks[self._spec.rank].store_socket, kv_bytes, device)
         self.model_runner.requests = ResumableRequests()
+        seed_sampler(self.model_runner)
 
     def _join(self) -> None:
         """Make the groups that vLLM will then find made."""

@@ -217,12 +217,6 @@ SYMBOLS = (
     ),
     Symbol(
         "v1.worker.gpu_model_runner",
-        "GPUModelRunner._bookkeeping_sync",
-        "resumption: takes draws back",
-        "0d82455ca5db2c71",
-    ),
-    Symbol(
-        "v1.worker.gpu_model_runner",
         "GPUModelRunner.initialize_kv_cache_tensors",
         "lending: allocates inside the context",
         "c41ac60d4552612c",
@@ -267,16 +261,16 @@ SYMBOLS = (
         "88257b0ec204f3ae",
     ),
     Symbol(
-        "v1.sample.ops.topk_topp_sampler",
-        "TopKTopPSampler.forward_cpu",
-        "resumption: one draw for each token",
-        "c78f3ddbda609191",
+        "v1.sample.sampler",
+        "Sampler.sample",
+        "sampling: draws by its topk_topp_sampler, which is replaced",
+        "dcfca3ab8542edbe",
     ),
     Symbol(
         "v1.sample.ops.topk_topp_sampler",
-        "random_sample",
-        "resumption: one draw for each token",
-        "5c146d29bd482c8e",
+        "apply_top_k_top_p",
+        "sampling: filters in place of the sampler's own",
+        "082e4f4e84fbaff1",
     ),
     Symbol(
         "distributed.parallel_state",

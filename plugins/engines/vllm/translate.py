@@ -12,6 +12,7 @@ from vllm.v1.outputs import LogprobsLists
 from shuntserve_core.types.request import EngineRequest, StepOutput, TokenLogprob
 from shuntserve_core.types.request import SamplingParams as Sampling
 from shuntserve_plugins.engines.vllm.resumption import OUTPUT_KEY
+from shuntserve_plugins.engines.vllm.sampling import SEED_KEY
 
 _GUIDED = {
     "json_schema": "json",
@@ -43,7 +44,8 @@ def core_request(
 def sampling_params(sampling: Sampling, output: Sequence[int]) -> SamplingParams:
     """What vLLM calls sampling parameters.
 
-    Stop tokens are the request's own, never the model's: who sends requests knows the model.
+    Stop tokens are the request's own, never the model's: who sends requests knows the model.  The
+    seed is for `sampling` alone: vLLM would make a generator of it.
     Raises ValueError for what vLLM does not take.
     """
     return SamplingParams(
@@ -53,7 +55,6 @@ def sampling_params(sampling: Sampling, output: Sequence[int]) -> SamplingParams
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         min_p=sampling.min_p,
-        seed=sampling.seed,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         repetition_penalty=sampling.repetition_penalty,
@@ -61,7 +62,7 @@ def sampling_params(sampling: Sampling, output: Sequence[int]) -> SamplingParams
         stop_token_ids=list(sampling.stop_token_ids),
         logprobs=sampling.logprobs,
         structured_outputs=_structured(sampling.guided),
-        extra_args={OUTPUT_KEY: list(output)} if output else None,
+        extra_args={SEED_KEY: sampling.seed, OUTPUT_KEY: list(output)},
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,

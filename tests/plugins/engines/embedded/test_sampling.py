@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shuntserve_core.sampling.noise import Noise
 from shuntserve_core.types.request import SamplingParams
-from shuntserve_plugins.engines.embedded.sampling import choose, logprob_of, uniform
+from shuntserve_plugins.engines.embedded.sampling import History, choose, logprob_of
 
 
 def pick(
@@ -21,12 +22,29 @@ def pick(
     **sampling: Any,
 ) -> int:
     params = SamplingParams(**{"max_tokens": 10, "temperature": 0.0, **sampling})
-    return choose(torch.tensor(logits), params, frozenset(prompt), Counter(output), len(output))
+    history = History(params, frozenset(prompt), Counter(output), len(output))
+    (token,) = choose(torch.tensor([logits]), [history], Noise(len(logits)))
+    return token
+
+
+def drawn(logits: list[float], count: int, **sampling: Any) -> Counter[int]:
+    """How often each token is drawn, over seeds, in one batch."""
+    histories = [
+        History(
+            SamplingParams(**{"max_tokens": 10, "seed": seed, **sampling}),
+            frozenset(),
+            Counter(),
+            0,
+        )
+        for seed in range(count)
+    ]
+    rows = torch.tensor(logits).expand(count, -1)
+    return Counter(choose(rows, histories, Noise(len(logits))))
 
 
 def shares(logits: list[float], draws: int = 4000, **sampling: Any) -> list[float]:
-    """How often each token is drawn, over seeds."""
-    counts = Counter(pick(logits, temperature=1.0, seed=s, **sampling) for s in range(draws))
+    """The share of each token among draws over seeds."""
+    counts = drawn(logits, draws, temperature=1.0, **sampling)
     return [counts[token] / draws for token in range(len(logits))]
 
 
@@ -68,7 +86,7 @@ def test_shares_are_the_softmax_at_the_temperature() -> None:
     for got, want in zip(shares(logs(*expected)), expected, strict=True):
         assert abs(got - want) < 0.03
     hot = torch.tensor(logs(*expected)).div(2).softmax(-1).tolist()
-    counts = Counter(pick(logs(*expected), temperature=2.0, seed=s) for s in range(4000))
+    counts = drawn(logs(*expected), 4000, temperature=2.0)
     for token, want in enumerate(hot):
         assert abs(counts[token] / 4000 - want) < 0.03
 
@@ -88,22 +106,41 @@ def test_shares_are_the_softmax_at_the_temperature() -> None:
     ],
 )
 def test_what_may_be_drawn(sampling: dict[str, float], kept: set[int]) -> None:
-    drawn = shares(logs(0.1, 0.15, 0.3, 0.45)[:3] + logs(0.45), draws=300, **sampling)
-    assert {token for token, share in enumerate(drawn) if share} == kept
+    counts = drawn(logs(0.1, 0.15, 0.3, 0.45), 300, **sampling)
+    assert counts.keys() == kept
 
 
 def test_equal_probabilities_are_cut_in_the_order_of_tokens() -> None:
-    drawn = shares([1.0, 1.0, 1.0], draws=200, top_k=2)
-    assert drawn[2] == 0
-    assert drawn[0] > 0 < drawn[1]
+    assert drawn([1.0, 1.0, 1.0], 200, top_k=2).keys() == {0, 1}
 
 
-@given(st.integers(-(2**63), 2**63), st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
-def test_the_random_number_depends_on_seed_and_index_alone(seed: int, index: int) -> None:
-    assert uniform(seed, index) == uniform(seed, index)
-    assert 0 <= uniform(seed, index) < 1
-    assert uniform(seed, index) != uniform(seed, index + 1)
+def test_a_token_depends_on_its_row_alone() -> None:
+    """Whatever is sampled beside it, and however."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(40, 70_000, generator=generator)
+    ways: list[dict[str, Any]] = [
+        {"temperature": 0.0},
+        {"temperature": 0.8, "top_p": 0.9},
+        {"top_k": 50, "presence_penalty": 1.0},
+        {},
+    ]
+    histories = [
+        History(
+            SamplingParams(max_tokens=90, seed=i // 3, **ways[i % 4]),
+            frozenset([1]),
+            Counter({i: 2, 5: 1}),
+            i % 7,
+        )
+        for i in range(40)
+    ]
+    noise = Noise(70_000)
+    together = choose(logits, histories, noise)
+    alone = [
+        choose(row[None], [history], noise)[0]
+        for row, history in zip(logits, histories, strict=True)
+    ]
+    assert together == alone
+    assert len(set(together)) > 30
 
 
 @given(

@@ -1,0 +1,1 @@
+"""Random choice of tokens, the same in every engine and on every device."""
