@@ -57,12 +57,14 @@ def peer_ways(batch: int, device: torch.device) -> dict[str, Way]:
     """vLLM's sampler with no filter, without generators and with one for each row."""
     generators = {row: torch.Generator(device).manual_seed(row) for row in range(batch)}
     try:
+        from vllm.platforms import current_platform
         from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
     except ImportError:
         return {
             PEER: lambda logits: _exponential(logits, {}),
             PEER_SEEDED: lambda logits: _exponential(logits, generators),
         }
+    current_platform.import_kernels()
     sampler: Any = TopKTopPSampler()
     return {
         PEER: lambda logits: sampler(logits, {}, None, None)[0],

@@ -121,10 +121,11 @@ class Noise:
     def gumbel(self, keys: Tensor) -> Tensor:
         """The noise of every token for each key: (keys, vocabulary), float32."""
         noise = torch.empty((keys.shape[0], self.vocab), device=self._device)
-        for row, key in enumerate(keys.split(1)):
+        for row in range(keys.shape[0]):
+            one = slice(row, row + 1)
             for low in range(0, self.vocab, self._columns):
                 part = slice(low, min(low + self._columns, self.vocab))
-                self._gumbel(key, part, noise[row : row + 1, part])
+                self._gumbel(keys[one], part, noise[one, part])
         return noise
 
     def _gumbel(self, keys: Tensor, part: slice, out: Tensor) -> None:
