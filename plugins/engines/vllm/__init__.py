@@ -9,7 +9,8 @@
 * `stage_worker`: vLLM's worker in a stage; `groups`: who talks to whom
 * `lending`: weights and KV memory of the tensor store; `resumption`: tokens that are there already
 * `sampling`: random choices by seed and position
-* `symbols`: all of vLLM that the above leans on; `doctor`: whether it would run
+* `symbols`: all of vLLM that the above leans on, and which versions have it; `doctor`: whether it
+  would run
 
 `engine`, `worker`, `peers`, `server`, `symbols` and `doctor` import nothing of vLLM.
 """

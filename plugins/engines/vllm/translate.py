@@ -86,7 +86,8 @@ def step_output(output: EngineCoreOutput, request_id: str) -> StepOutput:
         return StepOutput(request_id, tokens, logprobs)
     finish = _FINISH.get(output.finish_reason)
     if finish is None:
-        reason = output.stop_reason or output.finish_reason.name.lower()
+        said = getattr(output, "error", None)  # since 0.33
+        reason = said.message if said else output.stop_reason or output.finish_reason.name.lower()
         return StepOutput(request_id, finish="error", error=f"vLLM ended the request: {reason}")
     return StepOutput(request_id, tokens, logprobs, finish)
 

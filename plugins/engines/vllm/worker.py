@@ -19,6 +19,7 @@ import cattrs
 from shuntserve_core.errors import UserError
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
 from shuntserve_plugins.engines.vllm.peers import Hub, Silence, Spoke
+from shuntserve_plugins.engines.vllm.symbols import refuse_installed
 
 # Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
 
@@ -27,6 +28,8 @@ def main() -> None:
     """The process."""
     reports = Reports()
     spec = cattrs.structure(json.loads(sys.stdin.readline()), WorkerSpec)
+    if "vllm" not in sys.modules:  # else the template has looked
+        _refuse_installed()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the control plane's
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     threading.Thread(target=_end_with_agent, daemon=True).start()
@@ -98,6 +101,14 @@ def _follow(spec: WorkerSpec, report: Reports) -> None:
         return result
 
     spoke.serve(run)
+
+
+def _refuse_installed() -> None:
+    """End with one line in the log where this node has a vLLM that nobody has read."""
+    try:
+        refuse_installed()
+    except UserError as error:
+        sys.exit(str(error))
 
 
 def _end_with_agent() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from shuntserve_plugins.engines.vllm.doctor import Gpus, VllmInstalled
+from shuntserve_plugins.engines.vllm.symbols import SYMBOLS, Sources
 
 ROW = "0, NVIDIA L4, {driver}, 23034, {used}"
 
@@ -49,3 +51,21 @@ def test_vllm() -> None:
     assert missing.state == "absent"
     (other,) = VllmInstalled("numpy").findings(None)
     assert other.state == "problem"
+    assert other.remedy == "pip install 'vllm>=0.32,<0.34'"
+
+
+def test_a_changed_vllm(tmp_path: Path) -> None:
+    """Every symbol is named that is not as it was in any of the versions."""
+    installed = Path(find_spec("vllm").submodule_search_locations[0])  # type: ignore
+    patched = tmp_path / "vllm"
+    for symbol in SYMBOLS:
+        *folders, file = symbol.module.split(".")
+        for name in (Path(*folders, f"{file}.py"), Path(*folders, file, "__init__.py")):
+            if (installed / name).is_file():
+                (patched / name).parent.mkdir(parents=True, exist_ok=True)
+                (patched / name).write_text((installed / name).read_text())
+    core = patched / "v1" / "engine" / "core.py"
+    core.write_text(core.read_text().replace("def abort_requests(self", "def abort_requests(us"))
+    version, insides = VllmInstalled(sources=Sources(patched)).findings(None)
+    assert (version.state, insides.state) == ("ok", "problem")
+    assert insides.detail == "changed inside: vllm.v1.engine.core.EngineCore.abort_requests"
