@@ -19,10 +19,12 @@ import tempfile
 from pathlib import Path
 
 from attrs import define, field
+from attrs.validators import in_
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.files import file_name, open_log, private_dir, write_private
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
+from shuntserve_core.node.devices import cuda_trouble
 
 _START_SECONDS = 30.0
 _END_SECONDS = 10.0
@@ -32,8 +34,8 @@ _END_SECONDS = 10.0
 class LocalLauncher:
     """Starts agents on loopback."""
 
-    device: str = "cpu"
-    """`cpu`, or `cuda` to give each node the machine's GPUs."""
+    device: str = field(default="cpu", validator=in_(("cpu", "cuda")))
+    """`cpu`, or `cuda`: GPU k of every node is GPU k of this machine, which nodes share."""
     orphan_seconds: float = 600.0
     """Seconds after which an agent without a control plane ends."""
 
@@ -42,9 +44,19 @@ class LocalLauncher:
     async def open(self, state_dir: Path) -> None:
         """Keep addresses, secrets and logs of nodes in this directory."""
         self._state_dir = state_dir
+        self._refuse(gpus=1)
+
+    def trouble(self, gpus: int) -> str:
+        """What this machine lacks, where nodes are to have its GPUs."""
+        return cuda_trouble(gpus) if self.device == "cuda" else ""
+
+    def _refuse(self, gpus: int) -> None:
+        if trouble := self.trouble(gpus):
+            raise UserError(trouble, where="launcher.device", remedy='set it to "cpu"')
 
     async def launch(self, node: NodeSpec) -> AgentAddress:
         """Start an agent and wait for its URL."""
+        self._refuse(node.gpus)
         await self.terminate(node.name)  # whatever an earlier launch has left
         directory = self._directory(node.name)
         token_file = directory / "token"

@@ -23,6 +23,7 @@ from shuntserve_core.errors import UserError, UserErrorGroup
 def check(ctx: click.Context, config_file: str, as_json: bool) -> None:
     """Check CONFIG: names, types, ranges, model facts and plugins; all mistakes at once."""
     from shuntserve_core.config import optimizer_from, problem_from
+    from shuntserve_core.doctor.machine import local_trouble
 
     try:
         config = config_of(ctx, config_file)
@@ -45,3 +46,5 @@ def check(ctx: click.Context, config_file: str, as_json: bool) -> None:
         f"{len(config.cluster.offers)} types, optimizer {config.document.optimizer.name}, "
         f"estimator {config.document.estimator.name}"
     )
+    if trouble := local_trouble(config):
+        click.echo(f"note: it cannot be served from this machine: launcher.device: {trouble}")

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shuntserve_core.config.build import plugin_from
 from shuntserve_core.interfaces.check import OK, PROBLEM, WARNING, Finding
+from shuntserve_core.interfaces.launcher import LocalNodes
 
 if TYPE_CHECKING:
     from shuntserve_core.config import Config
@@ -41,6 +43,7 @@ class Machine:
         yield _loopback()
         if config is not None:
             yield _door(config)
+            yield from _nodes(config)
         yield clock(_clock_state())
 
 
@@ -95,6 +98,25 @@ def _door(config: Config) -> Finding:
         detail = f"{host}:{port} cannot be listened on: {error.strerror}"
         return Finding("front door", PROBLEM, detail, "end what listens there, or change the port")
     return Finding("front door", OK, f"{host}:{port} is free")
+
+
+def _nodes(config: Config) -> Iterator[Finding]:
+    """Whether nodes that are to be on this machine can be."""
+    trouble = local_trouble(config)
+    if trouble:
+        yield Finding(
+            "nodes", PROBLEM, trouble, 'set launcher.device to "cpu", or use another machine'
+        )
+    elif trouble is not None:
+        yield Finding("nodes", OK, "they can be on this machine")
+
+
+def local_trouble(config: Config) -> str | None:
+    """Why the largest node cannot be here; nothing if it can, None if nodes are elsewhere."""
+    launcher = plugin_from(config, "launcher", config.document.launcher)
+    if not isinstance(launcher, LocalNodes):
+        return None
+    return launcher.trouble(max((o.instance.gpu_count for o in config.cluster.offers), default=1))
 
 
 def clock(state: int | None) -> Finding:

@@ -42,6 +42,8 @@ class RankLaunch:
     tp_rank: int
     store_socket: str
     """Unix socket of the tensor store that owns this GPU's memory; empty if none is needed."""
+    device: str = "cpu"
+    """Where that memory is, and where to compute, as PyTorch calls it: `cpu` or `cuda:N`."""
 
 
 @frozen

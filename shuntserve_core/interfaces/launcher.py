@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import frozen
 
@@ -50,4 +50,13 @@ class Launcher(Protocol):
 
     async def terminate(self, node: str) -> None:
         """End a node: its agent and everything it started.  Unknown nodes are ignored."""
+        ...
+
+
+@runtime_checkable
+class LocalNodes(Protocol):
+    """A launcher whose nodes are on the machine that the control plane runs on."""
+
+    def trouble(self, gpus: int) -> str:
+        """Why nodes with so many GPUs cannot be here, on one line; nothing if they can."""
         ...

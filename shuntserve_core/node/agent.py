@@ -112,6 +112,10 @@ class Agent:
             raise UserError(f"node {self.name} has no GPU {gpu}", remedy=f"it has {self.gpus}")
         return str(self.run_dir / f"store-{gpu}.sock")
 
+    def device_of(self, gpu: int) -> str:
+        """What PyTorch calls a GPU of this node."""
+        return self.device if self.device == "cpu" else f"{self.device}:{gpu}"
+
     async def _ensure_store(self, gpu: int) -> str:
         path = self.store_socket(gpu)
         child = self._stores.get(gpu)
@@ -119,7 +123,7 @@ class Agent:
             return path
         Path(path).unlink(missing_ok=True)
         argv = [sys.executable, "-m", "shuntserve_core.tensorstore", "--socket", path]
-        argv += ["--device", self.device if self.device == "cpu" else f"{self.device}:{gpu}"]
+        argv += ["--device", self.device_of(gpu)]
         log = self.run_dir / f"store-{gpu}.log"
         listens: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -279,6 +283,7 @@ class Agent:
             "gpus": self.gpus,
             "pid": os.getpid(),
             "started": self.started,
+            "devices": [self.device_of(gpu) for gpu in range(self.gpus)],
             "store_sockets": [self.store_socket(gpu) for gpu in range(self.gpus)],
             "stores": await self.store_stats(),
             "engines": [engine.describe() for engine in self._engines.values()],

@@ -42,6 +42,8 @@ class AgentClient:
         self._watcher: asyncio.Task[None] | None = None
         self.store_sockets: Mapping[int, str] = {}
         """Unix socket of each GPU's tensor store, on the node; known after `describe`."""
+        self.devices: Mapping[int, str] = {}
+        """What PyTorch calls each GPU on the node, `cpu` where it is only played; as above."""
 
     async def _call(
         self, method: str, path: str, body: Any = None, *, seconds: float | None = _CALL_SECONDS
@@ -65,6 +67,7 @@ class AgentClient:
         """The agent's account of its node."""
         described: dict[str, Any] = await self._call("GET", "/v1/node")
         self.store_sockets = dict(enumerate(described["store_sockets"]))
+        self.devices = dict(enumerate(described.get("devices", ())))
         return described
 
     async def load_shard(self, gpu: int, spec: ShardSpec) -> dict[str, Any]:

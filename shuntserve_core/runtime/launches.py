@@ -84,7 +84,9 @@ def engine_launch(
         assert agent is not None
         for rank, gpu in enumerate(stage.gpus):
             socket = agent.store_sockets.get(gpu, "")
-            ranks.append(RankLaunch(stage.node, agent.address.host, gpu, number, rank, socket))
+            device = agent.devices.get(gpu, "cpu")
+            host = agent.address.host
+            ranks.append(RankLaunch(stage.node, host, gpu, number, rank, socket, device))
     estimate = plan.estimate
     return EngineLaunch(
         engine_id=engine_id,

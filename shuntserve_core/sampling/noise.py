@@ -23,15 +23,20 @@ for 1e-9, 0.8 p for 1e-10, practically never below 1e-11.  Keys have 128 bits: r
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 Words = NDArray[np.uint64]
+Fused = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 _MASK = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -40,11 +45,11 @@ _PHILOX_KEY_STEPS = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64)
 _PHILOX_ROUNDS = 10
 # Multipliers and shifts of a 32-bit mixer of little bias, found by search: C. Wellons,
 # "Prospecting for hash functions", 2018 (there: triple32).
-_MIX_MULTIPLIERS = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)
-_MIX_SHIFTS = (17, 11, 15, 14)
-_TABLE_SHIFT = 16
+MIX_MULTIPLIERS = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)
+MIX_SHIFTS = (17, 11, 15, 14)
+TABLE_SHIFT = 16
 """Of a float32's bits: leaves its sign, its exponent and 7 bits of its mantissa."""
-_TABLE_SIZE = 1 << (32 - _TABLE_SHIFT)
+_TABLE_SIZE = 1 << (32 - TABLE_SHIFT)
 _TILE_ELEMENTS = {"cpu": 1 << 15, "cuda": 1 << 21}
 """Numbers that are worked on at once: what stays in a core's or a card's cache, five times over."""
 _GROUP = 1024
@@ -81,6 +86,7 @@ class Noise:
         intercepts, slopes = gumbel_table()
         self._intercepts = torch.from_numpy(intercepts).to(self._device)
         self._slopes = torch.from_numpy(slopes).to(self._device)
+        self._fused = _fused(self._device)
         elements = _TILE_ELEMENTS.get(self._device.type, 1 << 21)
         self._rows = max(1, elements // vocab)
         # A row on a CPU is taken in parts, of which the last may be short.
@@ -105,6 +111,12 @@ class Noise:
         The logits are those whose softmax is drawn from; tokens at minus infinity are never drawn.
         The first of equals is taken.
         """
+        if self._fused is not None:
+            return self._fused(logits, keys, self._tokens, self._slopes, self._intercepts)
+        return self.choose_by_parts(logits, keys)
+
+    def choose_by_parts(self, logits: Tensor, keys: Tensor) -> Tensor:
+        """The same by operations of PyTorch alone."""
         chosen = torch.empty(logits.shape[0], dtype=torch.int64, device=self._device)
         for start in range(0, logits.shape[0], self._rows):
             rows = slice(start, start + self._rows)
@@ -134,7 +146,7 @@ class Noise:
         values = self._values[: out.numel()]
         mix(self._tokens[part], keys, mixed.view(out.shape), spare.view(out.shape))
         values.copy_(mixed)
-        torch.bitwise_right_shift(values.view(torch.int32), _TABLE_SHIFT, out=spare)
+        torch.bitwise_right_shift(values.view(torch.int32), TABLE_SHIFT, out=spare)
         spare.bitwise_and_(_TABLE_SIZE - 1)
         coefficients = mixed.view(torch.float32)
         torch.index_select(self._slopes, 0, spare, out=coefficients)
@@ -152,6 +164,26 @@ class Noise:
         return group * _GROUP + best.argmax(-1)
 
 
+def _fused(device: torch.device) -> Fused | None:
+    """One pass over the logits, where there is a GPU with Triton; the result is the same.
+
+    Triton needs a C compiler.  Without, and on anything else that keeps it from working, operations
+    of PyTorch do, which take some twenty passes.
+    """
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    try:
+        from shuntserve_core.sampling import kernel
+
+        zeros = torch.zeros(1, 4, dtype=torch.int32, device=device)
+        table = torch.zeros(_TABLE_SIZE, device=device)
+        kernel.choose(torch.zeros(1, 4, device=device), zeros, zeros[0], table, table)
+    except Exception as error:
+        logger.warning("tokens are drawn without Triton, which takes longer: %s", error)
+        return None
+    return kernel.choose
+
+
 def mix(tokens: Tensor, keys: Tensor, out: Tensor, spare: Tensor) -> None:
     """The random bits of tokens for each key: (keys, tokens), int32 of both signs.
 
@@ -159,19 +191,19 @@ def mix(tokens: Tensor, keys: Tensor, out: Tensor, spare: Tensor) -> None:
     """
     columns = keys.unsqueeze(-1).unbind(1)
     torch.bitwise_xor(tokens, columns[0], out=out)
-    out.mul_(_signed(_MIX_MULTIPLIERS[0]))
+    out.mul_(_signed(MIX_MULTIPLIERS[0]))
     for number in (1, 2):
-        shift = _MIX_SHIFTS[number]
+        shift = MIX_SHIFTS[number]
         # Shifts of signed integers bring copies of the sign; here zeros are wanted.
         torch.bitwise_right_shift(out, shift, out=spare)
         out.bitwise_xor_(spare.bitwise_and_((1 << (32 - shift)) - 1))
-        out.bitwise_xor_(columns[number]).mul_(_signed(_MIX_MULTIPLIERS[number]))
+        out.bitwise_xor_(columns[number]).mul_(_signed(MIX_MULTIPLIERS[number]))
 
 
 def token_words(vocab: int) -> NDArray[np.int32]:
     """Fixed bits of each token, which differ between any two of them: (vocabulary,)."""
     words = np.arange(1, vocab + 1, dtype=np.uint32)
-    for shift, multiplier in zip(_MIX_SHIFTS, (*_MIX_MULTIPLIERS, 1), strict=True):
+    for shift, multiplier in zip(MIX_SHIFTS, (*MIX_MULTIPLIERS, 1), strict=True):
         words ^= words >> np.uint32(shift)
         words *= np.uint32(multiplier)
     return words.view(np.int32)
@@ -183,13 +215,13 @@ def gumbel_table() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     Its argument x is a whole number from -2^31 to 2^31 - 1; the uniform variate is
     (|x| - 1/2) / 2^32 from above for x < 0, and (x + 1/2) / 2^32 from below otherwise.
     """
-    bits = np.arange(_TABLE_SIZE, dtype=np.uint32) << np.uint32(_TABLE_SHIFT)
+    bits = np.arange(_TABLE_SIZE, dtype=np.uint32) << np.uint32(TABLE_SHIFT)
     exponents, fractions = (bits >> 23) & 0xFF, bits & 0x7FFFFF
     used = ((exponents >= 127) & (exponents < 158)) | ((exponents == 158) & (fractions == 0))
     intercepts = np.zeros(_TABLE_SIZE, dtype=np.float32)
     slopes = np.zeros(_TABLE_SIZE, dtype=np.float32)
     low = bits[used].view(np.float32).astype(np.float64)
-    step = np.exp2(exponents[used] - 127.0 + _TABLE_SHIFT - 23)
+    step = np.exp2(exponents[used] - 127.0 + TABLE_SHIFT - 23)
     first, last = _quantile(low), _quantile(low + np.copysign(step, low))
     slope = (last - first) / np.copysign(step, low)
     slopes[used] = slope

@@ -1,4 +1,4 @@
-"""A small engine on PyTorch and the CPU, whose results depend on nothing but the request.
+"""A small engine on PyTorch, whose results depend on nothing but the request.
 
 * `engine`: what the node agents are to start; `worker`: the process of one rank
 * `scheduler`: which tokens of which sequences go into a step; `plan`: a step, as ranks are told it

@@ -55,10 +55,11 @@ class KvCache:
 class Attention:
     """Causal attention of one step, the same for every layer."""
 
-    def __init__(self, spans: Sequence[Span]) -> None:
-        self._tiles = [tile for span in spans for tile in _tiles(span)]
+    def __init__(self, spans: Sequence[Span], device: torch.device) -> None:
+        self._tiles = [tile for span in spans for tile in _tiles(span, device)]
         slots = [_slots(span) for span in spans]
-        self.slots = torch.cat(slots) if slots else torch.empty(0, dtype=torch.int64)
+        self.slots = (torch.cat(slots) if slots else torch.empty(0, dtype=torch.int64)).to(device)
+        self._future = _FUTURE.to(device)
 
     def __call__(self, cache: KvCache, layer: int, queries: Tensor, out: Tensor) -> None:
         """Queries of shape (rows, KV heads, queries a KV head, head_dim), scaled; so is `out`."""
@@ -68,7 +69,7 @@ class Attention:
             keys, values = cache.read(layer, tile.blocks)
             tile_queries.zero_()
             tile_queries[:, tile.within] = queries[tile.rows].transpose(0, 1)
-            result = _attend(tile_queries, keys, values)
+            result = _attend(tile_queries, keys, values, self._future)
             out[tile.rows] = result[:, tile.within].transpose(0, 1)
 
 
@@ -83,9 +84,9 @@ class _Tile:
     blocks: Tensor
 
 
-def _tiles(span: Span) -> list[_Tile]:
+def _tiles(span: Span, device: torch.device) -> list[_Tile]:
     tiles = []
-    blocks = torch.tensor(span.blocks)
+    blocks = torch.tensor(span.blocks, device=device)
     stop = span.start + span.count
     for index in range(span.start // BLOCK, -(-stop // BLOCK)):
         base = index * BLOCK
@@ -105,12 +106,12 @@ _FUTURE = torch.full((BLOCK, BLOCK), -math.inf).triu_(1)[:, None]
 """Added to scores of the last block: a query sees no key after its own position."""
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, future: Tensor) -> Tensor:
     heads, _, group, head_dim = queries.shape
     scores = queries.new_empty(heads, BLOCK * group, keys.shape[1])
     for head in range(heads):
         torch.mm(queries[head].view(-1, head_dim), keys[head].t(), out=scores[head])
-    scores.view(heads, BLOCK, group, -1)[..., -BLOCK:] += _FUTURE
+    scores.view(heads, BLOCK, group, -1)[..., -BLOCK:] += future
     weights = scores.softmax(-1)
     result = torch.empty_like(queries).view(heads, -1, head_dim)
     for head in range(heads):

@@ -31,7 +31,7 @@ class WorkerSpec:
 
 @frozen
 class Embedded:
-    """PyTorch on the CPU: small, exact, and the same whatever the placement."""
+    """PyTorch, small, exact, and the same whatever the placement; where its nodes' memory is."""
 
     threads: int = field(default=1, validator=ge(1))
     """Threads of each rank.  Engines that must agree to the last bit need the same number."""
@@ -70,12 +70,16 @@ class Embedded:
 
 
 def arithmetic_environment(threads: int) -> dict[str, str]:
-    """Makes the libraries take the same path on every x86 machine; read when torch is imported."""
+    """Makes the libraries take the same path on every x86 machine, and each time on a GPU.
+
+    Read when torch is imported.
+    """
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "MKL_CBWR": "AVX2",
         "ATEN_CPU_CAPABILITY": "avx2",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
 
 

@@ -2,7 +2,8 @@
 
 Plain sockets between the processes that need one, each proved like those of `control`.  On few
 cores this beats a general library for collectives, whose helper threads cost a switch of context
-for each hop; and there is one thing here that it has not, a proof of who connects.
+for each hop; and there is one thing here that it has not, a proof of who connects.  What a GPU
+computes passes through host memory.
 """
 
 from __future__ import annotations
@@ -55,7 +56,12 @@ def _sender(before: Sequence[int], index: int) -> int:
 
 
 def meet(
-    layout: Layout, door: Door, addresses: Mapping[int, str], token: str, hidden: int
+    layout: Layout,
+    door: Door,
+    addresses: Mapping[int, str],
+    token: str,
+    hidden: int,
+    device: torch.device | str = "cpu",
 ) -> tuple[Group, Pipe]:
     """Connect to this rank's peers: the higher rank knocks.  Every rank must call it."""
     sockets = {
@@ -67,7 +73,7 @@ def meet(
     others = {peer: sockets[peer] for peer in sorted(layout.ours) if peer != layout.rank}
     group: Group = Collective(layout.rank, others) if others else Alone()
     source = None if layout.source is None else sockets[layout.source]
-    return group, Pipe(source, [sockets[target] for target in layout.targets], hidden)
+    return group, Pipe(source, [sockets[target] for target in layout.targets], hidden, device)
 
 
 class Collective:
@@ -82,6 +88,12 @@ class Collective:
         """Every rank's tensor of this shape, stacked in the order of ranks."""
         together = part.new_empty(self.size, *part.shape)
         together[self.rank] = part
+        if together.device.type != "cpu":
+            return self._exchange(together.cpu()).to(together.device)
+        return self._exchange(together)
+
+    def _exchange(self, together: Tensor) -> Tensor:
+        """Fill in what the others have, in host memory."""
         ours = _bytes(together[self.rank])
         if len(ours) <= _EAGER_BYTES:
             for _, sock in self._others:
@@ -104,20 +116,25 @@ class Pipe:
     """The neighbouring stages."""
 
     def __init__(
-        self, source: socket.socket | None, targets: Sequence[socket.socket], hidden: int
+        self,
+        source: socket.socket | None,
+        targets: Sequence[socket.socket],
+        hidden: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         self._source, self._targets, self._hidden = source, targets, hidden
+        self._device = torch.device(device)
 
     def receive(self, rows: int) -> Tensor:
         """Hidden states of the stage before: (rows, hidden)."""
         assert self._source is not None
         hidden = torch.empty(rows, self._hidden)
         receive_into(self._source, _bytes(hidden))
-        return hidden
+        return hidden.to(self._device)
 
     def send(self, hidden: Tensor) -> None:
         """Pass hidden states on to the stage after."""
-        data = _bytes(hidden.contiguous())
+        data = _bytes(hidden.contiguous().cpu())
         for target in self._targets:
             send_bytes(target, data)
 

@@ -10,6 +10,7 @@ import torch
 
 from shuntserve_core.tensorstore import KvLease, StoreClient
 from shuntserve_core.tensorstore.views import KvRange, shard_tensors
+from shuntserve_plugins.engines.embedded.arithmetic import settle
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec, kv_blocks, longest
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
 from shuntserve_plugins.engines.embedded.mesh import Layout, meet
@@ -27,17 +28,19 @@ class RankProcess:
     def __init__(self, spec: WorkerSpec, door: Door, addresses: Mapping[int, str]) -> None:
         torch.set_num_threads(spec.threads)
         launch, place = spec.launch, spec.launch.ranks[spec.rank]
+        device = torch.device(place.device)
+        settle(device)
         geometry = read_geometry(launch.model_dir)
         self._spec = spec
         self._blocks = kv_blocks(launch, geometry)
         self._store = StoreClient(place.store_socket)
-        self._kv = KvRange(launch.kv_bytes_on(spec.rank), "cpu")
+        self._kv = KvRange(launch.kv_bytes_on(spec.rank), place.device)
         self._lease: KvLease | None = None
         shard = launch.shard(spec.rank)
         self._store.load(shard)
         attachment = self._store.attach(shard)
         layout = Layout(launch, spec.rank)
-        group, pipe = meet(layout, door, addresses, launch.link_token, launch.model.hidden)
+        group, pipe = meet(layout, door, addresses, launch.link_token, launch.model.hidden, device)
         stage = Stage(
             geometry,
             shard_tensors(attachment),
@@ -67,7 +70,9 @@ class RankProcess:
 
 
 def _give_back_free_memory() -> None:
-    """What setting up took and freed; the C library would keep it, beside another engine."""
+    """What setting up took and freed; libraries would keep it, beside another engine."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)

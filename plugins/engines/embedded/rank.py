@@ -34,7 +34,7 @@ class Rank:
         self.stage = stage
         self.cache: KvCache | None = None
         self._neighbours = neighbours
-        self._sampler = Sampler(Noise(stage.geometry.vocab)) if samples else None
+        self._sampler = Sampler(Noise(stage.geometry.vocab, stage.device)) if samples else None
 
     @torch.inference_mode()
     def step(self, plan: Plan) -> list[Choice]:
@@ -50,7 +50,7 @@ class Rank:
 
     def _compute(self, parts: tuple[Part, ...]) -> list[Choice]:
         assert self.cache is not None
-        batch = batch_of(parts)
+        batch = batch_of(parts, self.stage.device)
         if self.stage.first:
             hidden = self.stage.embed(batch)
         else:
@@ -71,8 +71,8 @@ class Rank:
     def warm_up(self) -> None:
         """Compute something, on memory of our own: libraries set themselves up at first use."""
         cache = cache_of(self.stage, 1)
-        batch = batch_of((Part(0, (0,), 0, (0,), True),))
-        hidden = torch.zeros(batch.rows, self.stage.geometry.hidden)
+        batch = batch_of((Part(0, (0,), 0, (0,), True),), self.stage.device)
+        hidden = torch.zeros(batch.rows, self.stage.geometry.hidden, device=self.stage.device)
         if self.stage.first:
             hidden = self.stage.embed(batch)
         hidden = self.stage.forward(hidden, batch, cache)
@@ -85,11 +85,12 @@ def cache_of(stage: Stage, blocks: int, memory: Tensor | None = None) -> KvCache
     """A KV cache of so many blocks, in `memory` (float32) or in memory of its own."""
     head_dim, heads, layers = stage.geometry.head_dim, stage.kv_heads, len(stage.layers)
     if memory is None:
-        memory = torch.zeros(layers * 2 * heads * blocks * BLOCK * head_dim)
+        elements = layers * 2 * heads * blocks * BLOCK * head_dim
+        memory = torch.zeros(elements, device=stage.device)
     return KvCache(layers, heads, head_dim, blocks, memory)
 
 
-def batch_of(parts: tuple[Part, ...]) -> Batch:
+def batch_of(parts: tuple[Part, ...], device: torch.device) -> Batch:
     """The rows of a step: the parts one after another, padded to whole tiles."""
     spans: list[Span] = []
     tokens: list[int] = []
@@ -103,5 +104,8 @@ def batch_of(parts: tuple[Part, ...]) -> Batch:
             sampled.append(len(tokens) - 1)
     positions += [0] * (padded(len(tokens)) - len(tokens))
     return Batch(
-        torch.tensor(tokens), torch.tensor(positions), Attention(spans), torch.tensor(sampled)
+        torch.tensor(tokens, device=device),
+        torch.tensor(positions, device=device),
+        Attention(spans, device),
+        torch.tensor(sampled, device=device),
     )

@@ -134,10 +134,11 @@ def _filter(logits: Tensor, sampling: SamplingParams) -> None:
         logits[logits < logits.max() + math.log(sampling.min_p)] = -math.inf
     if limit >= logits.shape[0] and sampling.top_p >= 1:
         return
-    ordered, tokens = logits.sort(descending=True, stable=True)
+    kept = logits.cpu()  # sums are made on the CPU, so that they do not depend on the device
+    ordered, tokens = kept.sort(descending=True, stable=True)
     ordered[limit:] = -math.inf
     probabilities = ordered.double().softmax(-1)
     # A token stays while those before it have not reached top_p, so the first always does.
     before = probabilities.cumsum(-1) - probabilities
     ordered[1:][before[1:] >= sampling.top_p] = -math.inf
-    logits.scatter_(0, tokens, ordered)
+    logits.copy_(kept.scatter_(0, tokens, ordered))

@@ -48,7 +48,10 @@ class Batch:
 
 
 class Stage:
-    """Layers `start` to `stop` of the model on rank `group.rank` of `group.size`."""
+    """Layers `start` to `stop` of the model on rank `group.rank` of `group.size`.
+
+    It computes where its weights are.
+    """
 
     def __init__(
         self,
@@ -60,9 +63,10 @@ class Stage:
     ) -> None:
         self.geometry, self.layers, self._group = geometry, layers, group
         self._shards = geometry.shards // group.size
-        self.scratch = scratch = Scratch(scratch_elements(geometry))
+        self.device = next(iter(tensors.values())).device
+        self.scratch = scratch = Scratch(scratch_elements(geometry), self.device)
         self._layers = [LayerWeights(tensors, layer, self._shards, scratch) for layer in layers]
-        self._rotation = Rotation(geometry.rope, geometry.head_dim, max_length)
+        self._rotation = Rotation(geometry.rope, geometry.head_dim, max_length, self.device)
         self.first, self.last = layers.start == 0, layers.stop == geometry.layers
         if self.first:
             self._embedding = Vocabulary(embedding_table(tensors), group.rank, scratch)
@@ -77,10 +81,10 @@ class Stage:
 
     def embed(self, batch: Batch) -> Tensor:
         """Hidden states (rows, hidden) of tokens: a first stage's input."""
-        tokens = torch.zeros(batch.rows, dtype=torch.int64)
+        tokens = torch.zeros(batch.rows, dtype=torch.int64, device=self.device)
         tokens[: batch.tokens.shape[0]] = batch.tokens
         parts = self._group.gather(self._embedding.look_up(tokens))
-        return parts[tokens // self._embedding.rows, torch.arange(batch.rows)]
+        return parts[tokens // self._embedding.rows, torch.arange(batch.rows, device=self.device)]
 
     def forward(self, hidden: Tensor, batch: Batch, cache: KvCache) -> Tensor:
         """Hidden states behind the last of these layers; keys and values go to the cache."""
@@ -129,7 +133,7 @@ class Stage:
             for part in (keys, values)
         )
         cache.write(index, keys, values, batch.attention.slots)
-        out = torch.zeros(grouped)
+        out = hidden.new_zeros(grouped)
         batch.attention(cache, index, queries, out)
         by_shard = out.view(batch.rows, self._shards, -1).transpose(0, 1).contiguous()
         return self._reduce(by_shard, layer.output)

@@ -236,6 +236,7 @@ class FakeAgent:
     def __init__(self, world: World, address: AgentAddress) -> None:
         self.address = address
         self.store_sockets: Mapping[int, str] = {gpu: f"socket {gpu}" for gpu in range(8)}
+        self.devices: Mapping[int, str] = {gpu: f"cuda:{gpu}" for gpu in range(8)}
         self._world = world
         self._process = world.processes[address.node]
 

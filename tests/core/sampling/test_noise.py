@@ -6,7 +6,11 @@ Seeds are fixed, so these tests fail always or never; bounds are 4.5 standard de
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -219,3 +223,46 @@ def test_tokens_are_drawn_from_the_softmax(over: str, first: int) -> None:
     cells.append((seen[~common].sum(), expected[~common].sum()))
     chi_square, freedom = sum((s - e) ** 2 / e for s, e in cells), len(cells) - 1
     assert abs(chi_square - freedom) / math.sqrt(2 * freedom) < 4.5
+
+
+CHECK = """
+import torch
+from shuntserve_core.sampling import kernel
+from shuntserve_core.sampling.noise import Noise
+
+for vocab in (7, 5000):
+    noise = Noise(vocab)
+    logits = (torch.randn(6, vocab + 3, generator=torch.Generator().manual_seed(1)) * 2)[:, :vocab]
+    logits[:, ::3] = -torch.inf
+    keys = noise.keys(range(6), range(5, 11))
+    fused = kernel.choose(logits, keys, noise._tokens, noise._slopes, noise._intercepts)
+    assert fused.tolist() == noise.choose_by_parts(logits, keys).tolist(), vocab
+    equal = kernel.choose(
+        torch.zeros(1, vocab), keys[:1], noise._tokens, *[torch.zeros_like(noise._slopes)] * 2
+    )
+    assert equal.tolist() == [0], "the first of equals"
+print("same")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernel_for_gpus_chooses_the_same() -> None:
+    """Interpreted on the CPU."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.stdout == "same\n", ran.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("vocab", [7, 5000, VOCAB, 128_256])
+def test_a_gpu_makes_the_same_noise_and_chooses_the_same(vocab: int) -> None:
+    host, device = Noise(vocab), Noise(vocab, "cuda:0")
+    logits = torch.randn(40, vocab, generator=torch.Generator().manual_seed(1)) * 2
+    seeds, positions = [*range(40)], [*range(3, 43)]
+    keys, there = host.keys(seeds, positions), device.keys(seeds, positions)
+    assert torch.equal(device.gumbel(there).cpu(), host.gumbel(keys))
+    expected = host.choose(logits, keys).tolist()
+    assert device.choose(logits.cuda(), there).tolist() == expected
+    assert device.choose_by_parts(logits.cuda(), there).tolist() == expected

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ from shuntserve_core.weights import (
     region_bytes,
     stage_tensors,
 )
+from shuntserve_plugins.engines.embedded.arithmetic import settle
+from shuntserve_plugins.engines.embedded.engine import arithmetic_environment
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
 from shuntserve_plugins.engines.embedded.group import Alone, Group
 from shuntserve_plugins.engines.embedded.plan import Choice, Plan
@@ -26,6 +30,15 @@ from shuntserve_plugins.engines.embedded.rank import Rank, cache_of
 from shuntserve_plugins.engines.embedded.scheduler import Limits, Scheduler
 from shuntserve_plugins.engines.embedded.stage import Stage
 from tests.plugins.engines.embedded.processes import Model
+
+_CUDA = torch.cuda.is_available()
+DEVICES = [
+    "cpu",
+    pytest.param("cuda:0", marks=pytest.mark.skipif(not _CUDA, reason="there is no GPU")),
+]
+"""Where engines are tested."""
+if _CUDA:
+    os.environ.update(arithmetic_environment(1))
 
 
 class Threads:
@@ -88,8 +101,10 @@ class LocalEngine:
         max_batch: int = 32,
         max_length: int = 256,
         max_chunk: int = 64,
+        device: str = "cpu",
     ) -> None:
         torch.set_num_threads(1)
+        settle(torch.device(device))
         geometry = read_geometry(model.directory)
         self.stages: list[list[Rank]] = []
         boxes = [Mailbox() for _ in range(len(layers) + 1)]
@@ -97,7 +112,7 @@ class LocalEngine:
             members: Sequence[Group] = Threads(degree).members if degree > 1 else [Alone()]
             ranks = []
             for group in members:
-                tensors = tensors_of(model, degree, group.rank, range(start, stop))
+                tensors = tensors_of(model, degree, group.rank, range(start, stop), device)
                 stage = Stage(geometry, tensors, range(start, stop), group, max_length)
                 neighbours = Neighbours(boxes[index], boxes[index + 1])
                 rank = Rank(stage, neighbours, samples=stage.last and group.rank == 0)
@@ -136,7 +151,9 @@ class LocalEngine:
         return [t for step in self.run([*others, request])[request.id] for t in step.tokens]
 
 
-def tensors_of(model: Model, degree: int, rank: int, layers: range) -> dict[str, Tensor]:
+def tensors_of(
+    model: Model, degree: int, rank: int, layers: range, device: str = "cpu"
+) -> dict[str, Tensor]:
     store = open_store(str(model.weights), Registry())
     manifest = load_manifest(store, parse_model_name(model.name))
     first, last = layers.start == 0, layers.stop == manifest.geometry.layers
@@ -146,6 +163,8 @@ def tensors_of(model: Model, degree: int, rank: int, layers: range) -> dict[str,
     return {
         e.name: torch.frombuffer(
             region[e.offset : e.offset + e.nbytes], dtype=getattr(torch, e.dtype)
-        ).view(e.shape)
+        )
+        .view(e.shape)
+        .to(device)
         for e in entries
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.plugins.engines.embedded.local import LocalEngine
+from tests.plugins.engines.embedded.local import DEVICES, LocalEngine
 from tests.plugins.engines.embedded.models import KINDS, build, greedy_of, reference
 from tests.plugins.engines.embedded.processes import Model
 from tests.plugins.engines.embedded.requests import Said, request, resumed, said, variety
@@ -28,9 +28,14 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return build(request.param, tmp_path_factory.mktemp("model"), dtype)
 
 
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def whole(model: Model) -> Iterator[LocalEngine]:
-    engine = LocalEngine(model, [(0, 4)], [1])
+def whole(model: Model, device: str) -> Iterator[LocalEngine]:
+    engine = LocalEngine(model, [(0, 4)], [1], device=device)
     yield engine
     engine.close()
 
@@ -44,11 +49,12 @@ def undisturbed(whole: LocalEngine) -> dict[str, Said]:
 @pytest.mark.parametrize(("layers", "degrees"), PLACEMENTS)
 def test_placement_and_company_change_nothing(
     model: Model,
+    device: str,
     undisturbed: dict[str, Said],
     layers: list[tuple[int, int]],
     degrees: list[int],
 ) -> None:
-    engine = LocalEngine(model, layers, degrees)
+    engine = LocalEngine(model, layers, degrees, device=device)
     together = engine.run(variety(17))
     engine.close()
     assert {name: said(steps) for name, steps in together.items()} == undisturbed
@@ -56,16 +62,18 @@ def test_placement_and_company_change_nothing(
 
 @pytest.mark.parametrize("chunk", [1, 7, 16, 33])
 def test_the_cutting_of_prompts_changes_nothing(
-    model: Model, undisturbed: dict[str, Said], chunk: int
+    model: Model, device: str, undisturbed: dict[str, Said], chunk: int
 ) -> None:
-    engine = LocalEngine(model, [(0, 4)], [1], max_chunk=chunk)
+    engine = LocalEngine(model, [(0, 4)], [1], max_chunk=chunk, device=device)
     together = engine.run(variety(17))
     engine.close()
     assert {name: said(steps) for name, steps in together.items()} == undisturbed
 
 
-def test_too_little_kv_memory_changes_nothing(model: Model, undisturbed: dict[str, Said]) -> None:
-    engine = LocalEngine(model, [(0, 4)], [1], blocks=6, max_length=96)
+def test_too_little_kv_memory_changes_nothing(
+    model: Model, device: str, undisturbed: dict[str, Said]
+) -> None:
+    engine = LocalEngine(model, [(0, 4)], [1], blocks=6, max_length=96, device=device)
     together = engine.run(variety(17))
     engine.close()
     assert {name: said(steps) for name, steps in together.items()} == undisturbed
@@ -91,11 +99,12 @@ def test_a_finished_request_resumes_to_its_end(whole: LocalEngine) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_tokens_are_those_of_transformers(
-    kind: str, tmp_path_factory: pytest.TempPathFactory
+    kind: str, device: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     model = build(kind, tmp_path_factory.mktemp(kind), torch.float32)
     expected = reference(model)
-    engine = LocalEngine(model, [(0, 1), (1, 4)], [2, 4] if kind != "qwen2" else [1, 2])
+    degrees = [2, 4] if kind != "qwen2" else [1, 2]
+    engine = LocalEngine(model, [(0, 1), (1, 4)], degrees, device=device)
     prompts = [request(f"prompt {i}") for i in range(10)]
     together = engine.run(prompts)
     engine.close()
