@@ -12,8 +12,10 @@ LOGIT_BYTES = 4
 """Logits are converted to float32 for sampling."""
 SAMPLING_BYTES = 20
 """And then sorted for top-p, for each logit: values (4) and their places (8) in order, and
-probabilities with their running sum (8).  vLLM 0.32's own sampler takes 23.2 in all, float32 logits
-included, counted tensor by tensor in its warm-up."""
+probabilities with their running sum (8).  vLLM 0.32's sampler takes 22.7 in all in its warm-up,
+float32 logits included, counted tensor by tensor."""
+DEMANDING_BYTES = 40
+"""The same where every request wants penalties and log-probabilities too: 43.6 in all."""
 
 
 @frozen
@@ -30,7 +32,7 @@ class Runtime:
     """A CUDA context with the kernels that are loaded."""
     communicator: float = 0.1e9
     """Buffers of one NCCL communicator."""
-    workspace: float = 0.07e9
+    workspace: float = 0.1e9
     """Of an engine's libraries, and what its allocator cannot use."""
     by_hand: float | None = None
     """All of it, successor's intermediate results included, in place of the formula."""
@@ -85,14 +87,13 @@ class Memory:
         # A stage that is not the first keeps a buffer for what it receives: two tensors.
         received = 0 if position.first else 2 * model.hidden * width
         steps = self.step_tokens * (token + received)
-        return steps + self.runtime.workspace + requests * self._logits(position)
+        sampling = self._logits(position, DEMANDING_BYTES)
+        return steps + self.runtime.workspace + requests * sampling
 
-    def _logits(self, position: Position) -> float:
-        """Bytes of one request's logits and their sampling."""
-        if not position.last:
-            return 0.0
-        sampling = SAMPLING_BYTES if self.runtime.by_hand is None else 0
-        return self.model.vocab * (dtype_bytes(self.model.dtype) + LOGIT_BYTES + sampling)
+    def _logits(self, position: Position, sampling: int = 0) -> float:
+        """Bytes of one request's logits, with so many for the sampling of each."""
+        width = dtype_bytes(self.model.dtype) + LOGIT_BYTES + sampling
+        return self.model.vocab * width if position.last else 0.0
 
     def reserved(self, t: int, position: Position) -> float:
         """Bytes for all engines on the GPU at the same time and for the store, beside weights and
@@ -103,9 +104,12 @@ class Memory:
         return runtime.shared() + runtime.engines * (runtime.own(t, position) + working)
 
     def request_bytes(self, position: Position) -> float:
-        """Bytes that each request in flight adds, beside its KV cache, in all engines."""
-        by_formula = self.runtime.by_hand is None
-        return self.runtime.engines * self._logits(position) if by_formula else 0.0
+        """Bytes that each request in flight adds, beside its KV cache: in the engine that serves,
+        and in those that have warmed up for as many."""
+        if self.runtime.by_hand is not None:
+            return 0.0
+        others = (self.runtime.engines - 1) * self._logits(position, SAMPLING_BYTES)
+        return self._logits(position, DEMANDING_BYTES) + others
 
     def for_cache(self, gpu: GpuSpec, t: int, position: Position, layers: Ints) -> Floats:
         """Bytes left for the KV cache, by number of layers; negative where weights do not fit."""

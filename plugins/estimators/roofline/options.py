@@ -31,14 +31,15 @@ class Roofline:
     stands by.  1 for a cluster that ends an engine before it starts another."""
     context_bytes: float = field(default=0.39e9, validator=ge(0))
     """Bytes of a CUDA context with the kernels that are loaded: one for each engine and one for the
-    tensor store.  Assumed; with `workspace_bytes` and one communicator it makes the 0.52 GiB that
-    an engine without weights and cache takes (arXiv 2606.18600)."""
+    tensor store.  Assumed, so that with a communicator and 0.07 GB of workspace it makes the 0.52
+    GiB that an engine without weights and cache takes (arXiv 2606.18600)."""
     communicator_bytes: float = field(default=0.1e9, validator=ge(0))
     """Bytes on a GPU of each NCCL communicator of each engine: one for tensor parallelism, one for
     each neighbour in the pipeline.  Assumed: some 10 channels with 10 MB of buffers."""
-    workspace_bytes: float = field(default=0.07e9, validator=ge(0))
+    workspace_bytes: float = field(default=0.1e9, validator=ge(0))
     """Bytes of each engine's libraries and of what its allocator cannot use.  cuBLAS alone takes
-    32 MiB on Hopper and 8 MiB before it (PyTorch's default); the rest is assumed."""
+    32 MiB on Hopper and 8 MiB before it (PyTorch's default), tables and tiles of noise take 34 MB;
+    the rest is assumed."""
     runtime_bytes: float | None = field(default=None, validator=optional(ge(0)))
     """Bytes on each GPU for all of these together, and for the intermediate results of every engine
     but one: takes the place of the formula."""

@@ -238,8 +238,10 @@ def test_memory_is_left_for_two_engines_and_the_store() -> None:
         assert rooms[1] - rooms[0] == pytest.approx(engine)
         weights = float(one._memory.weights(8, position, layers)[0])
         assert 0.9 * gpu.memory_bytes - weights - rooms[1] == pytest.approx(0.39e9 + engine)
-    alone = two._memory.working(1, BOTH, 10) - two._memory.working(1, BOTH, 0)
-    assert two._memory.request_bytes(BOTH) == pytest.approx(2 * alone / 10)
+    serving = two._memory.working(1, BOTH, 10) - two._memory.working(1, BOTH, 0)
+    assert one._memory.request_bytes(BOTH) == pytest.approx(serving / 10)
+    standby = LLAMA.vocab * (2 + 4 + 20)
+    assert two._memory.request_bytes(BOTH) == pytest.approx(serving / 10 + standby)
     assert two._memory.request_bytes(Position(True, False)) == 0
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import cattrs
@@ -53,6 +54,21 @@ class Peak(TorchDispatchMode):
             self._now -= nbytes
 
 
+class Demanding:
+    """A sampler whose requests all want penalties and log-probabilities too."""
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+        self.logprobs_mode = sampler.logprobs_mode
+
+    def __call__(self, logits: torch.Tensor, sampling_metadata: Any) -> Any:
+        prompts = torch.zeros(logits.shape[0], 8, dtype=torch.int64)
+        wanted = replace(
+            sampling_metadata, no_penalties=False, prompt_token_ids=prompts, max_num_logprobs=20
+        )
+        return self._sampler(logits=logits, sampling_metadata=wanted)
+
+
 def main() -> None:
     """The process."""
     out = os.fdopen(os.dup(1), "w")
@@ -65,11 +81,21 @@ def main() -> None:
     runner = rank._worker.model_runner
     with Peak() as forward:
         _, last = runner._dummy_run(runner.max_num_tokens, is_profile=True)
+    runner._dummy_sampler_run(last)  # makes tables and tiles for noise, which stay
     with Peak() as sampling:
         runner._dummy_sampler_run(last)
     with Peak() as both:
         runner.profile_run()
-    peaks = {"forward": forward.bytes, "sampler": sampling.bytes, "all": both.bytes}
+    plain = runner.sampler
+    runner.sampler = Demanding(plain)
+    with Peak() as demanding:
+        runner._dummy_sampler_run(last)
+    peaks = {
+        "forward": forward.bytes,
+        "sampler": sampling.bytes,
+        "all": both.bytes,
+        "demanding": demanding.bytes,
+    }
     out.write(json.dumps(peaks) + "\n")
     out.flush()
     os._exit(0)

@@ -43,5 +43,7 @@ def test_the_largest_step_takes_no_more_than_planned(llama: StoredModel, tmp_pat
     step = memory.working(1, ALONE, 0)
     sampling = memory.working(1, ALONE, requests) - step
     assert 0.7 * step < measured["forward"] <= step
-    assert 0.7 * sampling < measured["sampler"] <= sampling
+    assert 0.7 * sampling < measured["demanding"] <= sampling
+    standby = memory.request_bytes(ALONE) * requests - sampling
+    assert 0.7 * standby < measured["sampler"] <= standby
     assert measured["all"] <= step + sampling
