@@ -19,14 +19,15 @@ class Part:
     """Its limit on a GPU."""
     host: bool = False
     """Whether it runs without a GPU too, on host memory."""
-    host_seconds: float = 60.0
+    host_seconds: float = 150.0
 
 
 PARTS = (
     Part("lending", "a", "tensor store: lend, map, kill, return, grow", 55, host=True),
     Part("writers", "a", "tensor store: writers killed in mid-kernel", 60, host=True),
     Part("loading", "a", "tensor store: load speed", 30, host=True),
-    Part("cluster", "b", "`embedded`: equality, switches, kills", 95, host=True, host_seconds=120),
+    Part("cluster", "b", "`embedded`: equality, switches, kills", 95, host=True),
+    Part("sampler", "c", "sampling: cost of the noise", 30),
     Part("graphs", "c", "CUDA graphs on lent memory", 25),
     Part("layers", "d", "one layer beside the roofline", 60),
     Part("engines", "e", "vLLM: two engines in turn on one store, batch-invariant", 85),

@@ -83,6 +83,8 @@ TOKENS = 384
 """Of the tokenizer: as many as the few lines that it is trained on give."""
 TINY = Size(4, 64, 8, 4, 16, 96, TOKENS)
 """For functions, not for figures."""
+SMALL = Size(4, 256, 8, 4, 32, 512, 1024)
+"""What kernels with least widths take too."""
 BILLION = Size(16, 2048, 32, 8, 64, 8192, 32768)
 """The layers of Llama-3.2-1B, with a smaller vocabulary: 1.1 billion parameters."""
 

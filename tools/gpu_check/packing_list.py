@@ -99,11 +99,10 @@ LEFT_OUT_OF_VLLM = (
     "vllm/model_executor/layers/*/configs/*.json",
     "vllm/model_executor/layers/*/*/configs/*.json",
     "vllm/entrypoints/serve/instrumentator/static/*",
-    "transformers/models/*/image_processing*",
-    "transformers/models/*/video_processing*",
     *(
-        f"transformers/models/{letters}*/model{kind}_*.py"
-        for kind in ("ing", "ar")
+        f"transformers/models/{letters}*/{kind}_*.py"
+        for kind in ("image_processing", "video_processing", "modeling", "modular")
+        # All models but `auto`, `llama` and those of Qwen.
         for letters in ("[b-km-pr-z]", "a[!u]", "l[!l]", "q[!w]")
     ),
 )

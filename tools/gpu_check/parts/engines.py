@@ -34,7 +34,7 @@ def switch(record: Record, place: Place, *, invariant: bool) -> None:
     """Two engines in turn."""
     vllm_engines.need_vllm()
     on_gpu = place.on_gpu
-    size = model.Size(8, 1024, 16, 4, 64, 2816, 8192) if on_gpu else model.TINY
+    size = model.Size(8, 1024, 16, 4, 64, 2816, 8192) if on_gpu else model.SMALL
     dtype = torch.bfloat16 if on_gpu else torch.float32
     made = model.make(place.scratch, size, dtype, device=place.device)
     extra = {**ENVIRONMENT, **(INVARIANT if invariant and on_gpu else {})}

@@ -27,7 +27,7 @@ def run(record: Record, place: Place) -> None:
     """Ours, then stock, both in eager mode."""
     vllm_engines.need_vllm()
     on_gpu = place.on_gpu
-    size = model.BILLION if on_gpu else model.TINY
+    size = model.BILLION if on_gpu else model.SMALL
     dtype = torch.bfloat16 if on_gpu else torch.float32
     made = model.make(place.scratch, size, dtype, device=place.device)
     if on_gpu:
