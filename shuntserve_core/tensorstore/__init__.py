@@ -5,18 +5,28 @@ engine to the next.  It outlives engines.
 
 * `spec`: what can be asked for and what comes back
 * `wire`: messages and file descriptors over a Unix socket
-* `memory`: memory that other processes can map; `cuda` the same on a GPU
-* `shards`: which tensors are held; `leases`: who owns which bytes of KV memory
-* `server`: the process; `client`: for engines and node agents
+* `memory`: memory that other processes can map, on a host or a GPU
+* `shards`: which tensors are held
+* `leases`: who owns which chunks of KV memory; `chunks`: the memory behind them
+* `peer`: the process at the other end, and whether it has exited
+* `server`: the process; `client`: for engines and node agents; `views`: tensors for engines
 """
 
-from shuntserve_core.tensorstore.client import Attachment, KvLease, StoreClient
-from shuntserve_core.tensorstore.spec import LoadReport, ShardSpec, StoreStats, TensorView
+from shuntserve_core.tensorstore.client import Attachment, Descriptor, KvLease, StoreClient
+from shuntserve_core.tensorstore.spec import (
+    LoadReport,
+    MemoryStats,
+    ShardSpec,
+    StoreStats,
+    TensorView,
+)
 
 __all__ = [
     "Attachment",
+    "Descriptor",
     "KvLease",
     "LoadReport",
+    "MemoryStats",
     "ShardSpec",
     "StoreClient",
     "StoreStats",

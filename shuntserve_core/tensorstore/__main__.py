@@ -8,27 +8,40 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import resource
 import selectors
 import signal
 import stat
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.registry import Registry
-from shuntserve_core.tensorstore.memory import HostMemory, Memory
-from shuntserve_core.tensorstore.server import StoreServer
+from shuntserve_core.tensorstore.memory import Memory, open_memory
+from shuntserve_core.tensorstore.server import DYING_SECONDS, StoreServer
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the store; returns the exit status."""
+def main(
+    arguments: list[str] | None = None, memory_of: Callable[[str], Memory] = open_memory
+) -> int:
+    """Run the store on the memory of a device; returns the exit status."""
     parent = os.getppid()  # before anybody can know that we run, and go
     options = _parse(arguments)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    _open_many_files()
     try:
-        memory = _memory(options.device)
-        server = StoreServer(options.socket, memory, Registry(), options.kv_bytes)
+        memory = memory_of(options.device)
+        server = StoreServer(
+            options.socket,
+            memory,
+            Registry(),
+            options.kv_bytes,
+            dying_seconds=options.dying_seconds,
+        )
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -48,19 +61,21 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--kv-bytes",
         type=int,
         default=0,
-        help="size of the KV region; without it the largest lease so far decides",
+        help="KV memory in all; without it the largest lease so far decides",
+    )
+    parser.add_argument(
+        "--dying-seconds",
+        type=float,
+        default=DYING_SECONDS,
+        help="how long a process may take to exit once its connection has ended",
     )
     return parser.parse_args(arguments)
 
 
-def _memory(device: str) -> Memory:
-    if device == "cpu":
-        return HostMemory()
-    if device.startswith("cuda"):
-        from shuntserve_core.tensorstore.cuda import CudaMemory
-
-        return CudaMemory(device)
-    raise UserError(f"no device {device!r}", where="--device", remedy="cpu or cuda:N")
+def _open_many_files() -> None:
+    """On a host every chunk and segment is an open file."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _end_with(parent: int) -> None:

@@ -2,25 +2,23 @@
 
 A client is one connection and blocks; it is used by one thread at a time.  From asyncio call its
 methods through `asyncio.to_thread`.  Leases end when the client is closed or its process dies.
+What it gets are descriptors of memory; `views` makes tensors of them.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import socket
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import cattrs
-from attrs import frozen
+from attrs import define, frozen
 
 from shuntserve_core.peers import is_same_user
 from shuntserve_core.tensorstore import wire
-from shuntserve_core.tensorstore.memory.addresses import HostRange
 from shuntserve_core.tensorstore.spec import (
     KvUnavailable,
     LoadReport,
@@ -30,40 +28,64 @@ from shuntserve_core.tensorstore.spec import (
     TensorView,
 )
 
+CHUNKS_AT_A_TIME = 128
+"""As many descriptors of a lease are open at once."""
+
+
+@define(eq=False)
+class Descriptor:
+    """Memory that was lent and is not mapped yet; closed with the last reference to it."""
+
+    fd: int
+    """-1 once somebody took it."""
+    nbytes: int
+
+    def take(self) -> int:
+        """The descriptor, for the caller to close."""
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def close(self) -> None:
+        """Do without it."""
+        if self.fd >= 0:
+            os.close(self.take())
+
+    def __del__(self) -> None:
+        self.close()
+
 
 @frozen(eq=False)
 class Attachment:
-    """A shard in the store's memory, mapped read-only here."""
+    """A shard in the store's memory.  `views.shard_tensors` maps it."""
 
+    device: str
+    """Where it is: `cpu` or `cuda:N`."""
     tensors: Mapping[str, TensorView]
     """By name."""
-    segments: tuple[memoryview, ...]
-    """Host memory; empty for a store on a GPU."""
-    handles: tuple[bytes, ...] = ()
-    """Device memory, for `tensorstore.cuda`; empty for a store in host memory."""
-
-    def data(self, name: str) -> memoryview:
-        """The bytes of one tensor, read-only.  Raises KeyError."""
-        view = self.tensors[name]
-        return self.segments[view.segment][view.offset : view.offset + view.nbytes]
+    segments: tuple[Descriptor, ...]
+    """One for each segment."""
 
 
-@frozen(eq=False, weakref_slot=True)
+@frozen(eq=False)
 class KvLease:
-    """A part of KV memory that belongs to this client alone."""
+    """KV memory that belongs to this client alone.  `views.KvRange` maps it."""
 
     number: int
-    offset: int
-    """Bytes from the start of the region."""
+    device: str
     nbytes: int
-    memory: memoryview
-    """The part itself, writable; empty for a store on a GPU."""
-    handle: bytes = b""
-    _fd: int = -1
+    """In whole chunks."""
+    chunk_bytes: int
+    _fetch: Callable[[int, int], list[int]]
 
-    def map_into(self, addresses: HostRange) -> None:
-        """Map as much of it as the range holds, in the place of what was there."""
-        addresses.map(0, self._fd, addresses.nbytes, writable=True, fd_offset=self.offset)
+    def descriptors(self) -> Iterator[Descriptor]:
+        """Its chunks in order, each of `chunk_bytes`; fetched from the store as they are taken.
+
+        A few are open at a time: an engine may not be allowed to open as many as there are.
+        """
+        chunks = self.nbytes // self.chunk_bytes
+        for start in range(0, chunks, CHUNKS_AT_A_TIME):
+            fds = self._fetch(start, min(CHUNKS_AT_A_TIME, chunks - start))
+            yield from [Descriptor(fd, self.chunk_bytes) for fd in fds]
 
 
 class StoreClient:
@@ -90,7 +112,7 @@ class StoreClient:
         `on_progress` is told bytes read and bytes to read.  Raises `TensorStoreError` with the
         reason if the weight store fails or its data is damaged.
         """
-        result, _, _ = self._call("load", on_progress, spec=cattrs.unstructure(spec))
+        result, _ = self._call("load", on_progress, spec=cattrs.unstructure(spec))
         return cattrs.structure(result, LoadReport)
 
     def retain(self, specs: Iterable[ShardSpec]) -> int:
@@ -98,59 +120,50 @@ class StoreClient:
 
         Engines that have mapped what is dropped keep it until they end.
         """
-        result, _, _ = self._call("retain", specs=[cattrs.unstructure(spec) for spec in specs])
+        result, _ = self._call("retain", specs=[cattrs.unstructure(spec) for spec in specs])
         return int(result)
 
     def attach(self, spec: ShardSpec) -> Attachment:
         """Map a loaded shard.  Raises `TensorStoreError` if a part of it is not loaded."""
-        result, handles, fds = self._call("attach", spec=cattrs.unstructure(spec))
+        result, fds = self._call("attach", spec=cattrs.unstructure(spec))
         views = [cattrs.structure(view, TensorView) for view in result["tensors"]]
-        segments = [
-            _map(fd, size, writable=False) for fd, size in zip(fds, result["sizes"], strict=False)
-        ]
-        return Attachment({view.name: view for view in views}, tuple(segments), tuple(handles))
-
-    def kv_map(self) -> memoryview:
-        """The whole KV region as it is now, read-only: for whoever prepares to own a part."""
-        size, _, fds = self._call("kv_map")
-        if not size:
-            for fd in fds:
-                os.close(fd)
-            return memoryview(b"")
-        return _map(fds[0], size, writable=False)
+        segments = [Descriptor(fd, size) for fd, size in zip(fds, result["sizes"], strict=True)]
+        return Attachment(result["device"], {view.name: view for view in views}, tuple(segments))
 
     def kv_lease(
         self, owner: str, nbytes: int, *, wait: bool = True, timeout: float | None = None
     ) -> KvLease:
-        """Own `nbytes` of KV memory (rounded up to pages) until `release` or the client's end.
+        """Own `nbytes` of KV memory (rounded up to chunks) until `release` or the client's end.
 
         With `wait` it returns when the memory has come free; without, `KvUnavailable` says who
         owns it.  `timeout` in seconds ends the wait with `TensorStoreError`.
         """
-        result, handles, fds = self._call(
-            "kv_lease", owner=owner, bytes=nbytes, wait=wait, timeout=timeout
-        )
-        size, offset = result["nbytes"], result["offset"]
-        if not fds:
-            return KvLease(result["number"], offset, size, memoryview(b""), handles[0])
-        kept = os.dup(fds[0])
-        memory = _map(fds[0], size, writable=True, offset=offset)
-        lease = KvLease(result["number"], offset, size, memory, handles[0], kept)
-        weakref.finalize(lease, os.close, kept)
-        return lease
+        result, _ = self._call("kv_lease", owner=owner, bytes=nbytes, wait=wait, timeout=timeout)
+        number, chunk_bytes = result["number"], result["chunk_bytes"]
+
+        def fetch(start: int, count: int) -> list[int]:
+            return self._call("kv_chunks", number=number, start=start, count=count)[1]
+
+        size = result["chunks"] * chunk_bytes
+        return KvLease(number, result["device"], size, chunk_bytes, fetch)
 
     def release(self, lease: KvLease) -> None:
-        """Give a lease back.  The caller must not touch its memory any more."""
-        lease.memory.release()
+        """Give a lease back, so that others get its memory at once.
+
+        It must not be mapped here any more: `KvRange.close` first.
+        """
         self._call("kv_release", number=lease.number)
 
     def stats(self) -> StoreStats:
         """How the store is."""
-        result, _, _ = self._call("stats")
+        result, _ = self._call("stats")
         return cattrs.structure(result, StoreStats)
 
     def close(self) -> None:
-        """End the connection, and with it every lease; mapped weights stay mapped."""
+        """End the connection, and with it every lease; mapped weights stay mapped.
+
+        Whoever lives on should `release` first: the store waits for a process that has not.
+        """
         self._sock.close()
 
     def __enter__(self) -> Self:
@@ -170,7 +183,7 @@ class StoreClient:
         on_progress: Callable[[int, int], None] | None = None,
         /,
         **arguments: Any,
-    ) -> tuple[Any, list[bytes], list[int]]:
+    ) -> tuple[Any, list[int]]:
         try:
             wire.send(self._sock, {"op": operation, **arguments})
             while True:
@@ -186,12 +199,4 @@ class StoreClient:
         if "error" in answer:
             kind = KvUnavailable if answer["error"] == KvUnavailable.__name__ else TensorStoreError
             raise kind(answer["message"], where=answer["where"], remedy=answer["remedy"])
-        return answer["result"], answer["handles"], fds
-
-
-def _map(fd: int, nbytes: int, *, writable: bool, offset: int = 0) -> memoryview:
-    protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
-    try:
-        return memoryview(mmap.mmap(fd, nbytes, prot=protection, offset=offset))
-    finally:
-        os.close(fd)
+        return answer["result"], fds

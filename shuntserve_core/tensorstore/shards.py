@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from attrs import frozen
 
 from shuntserve_core.registry import Registry
-from shuntserve_core.tensorstore.memory import Loan, Memory, Segment
+from shuntserve_core.tensorstore.memory import Filling, Memory, OutOfMemory, Segment
 from shuntserve_core.tensorstore.spec import LoadReport, ShardSpec, TensorStoreError, TensorView
 from shuntserve_core.weights import (
     Manifest,
@@ -17,7 +18,7 @@ from shuntserve_core.weights import (
     load_manifest,
     open_store,
     parse_model_name,
-    read_stage,
+    read_pieces,
     stage_tensors,
 )
 from shuntserve_core.weights.stages import ALIGNMENT
@@ -44,8 +45,12 @@ class Shards:
     known by the object that they come from: a tied table is held once, whatever it is called.
     """
 
-    def __init__(self, memory: Memory, registry: Registry) -> None:
-        self._memory, self._registry = memory, registry
+    def __init__(
+        self, memory: Memory, registry: Registry, make_room: Callable[[], int] = lambda: 0
+    ) -> None:
+        self._memory, self._registry, self._make_room = memory, registry, make_room
+        self._filled: set[Segment] = set()
+        """Segments that are being read into."""
         self._held: dict[Key, _Held] = {}
         self._manifests: dict[tuple[str, str], Manifest] = {}
         self._bytes_read: dict[str, int] = {}
@@ -72,9 +77,10 @@ class Shards:
                 seconds=time.perf_counter() - started,
             )
 
-    def attach(self, spec: ShardSpec) -> tuple[list[TensorView], list[int], list[Loan]]:
-        """Tensors of a loaded shard, and the size of and a way into each of their segments.
+    def attach(self, spec: ShardSpec) -> tuple[list[TensorView], list[int], list[int]]:
+        """Tensors of a loaded shard, and the size of and a descriptor for each of their segments.
 
+        The caller must close the descriptors.
         Raises `TensorStoreError` if the shard, or a part of it, is not loaded.
         """
         manifest = self._manifests.get((spec.weights, spec.model))
@@ -96,7 +102,7 @@ class Shards:
                 views.append(
                     TensorView(entry.name, entry.dtype, entry.shape, index, one.offset, one.nbytes)
                 )
-            return views, [s.nbytes for s in segments], [s.lend() for s in segments]
+            return views, [s.nbytes for s in segments], _lend(segments)
 
     def retain(self, specs: Iterable[ShardSpec]) -> int:
         """Drop every tensor that none of the shards needs; returns the bytes freed."""
@@ -112,9 +118,16 @@ class Shards:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all segments."""
+        """Bytes of all segments that are held."""
         with self._lock:
             return sum(s.nbytes for s in {one.segment for one in self._held.values()})
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of all segments, those included that are being read into."""
+        with self._lock:
+            held = {one.segment for one in self._held.values()}
+            return sum(segment.nbytes for segment in held | self._filled)
 
     @property
     def tensors(self) -> int:
@@ -152,22 +165,19 @@ class Shards:
                 self._bytes_read[url] = self._bytes_read.get(url, 0) + nbytes
             progress(done, total)
 
-        def commit(entry: TensorEntry) -> None:
-            place = places[entry.key]
-            place.segment.commit(place.offset, place.nbytes)
-            verified.add(entry.key)
-
         store = open_store(url, self._registry)
+        filling = self._memory.filling()
         try:
-            read_stage(
+            read_pieces(
                 store,
                 entries,
-                lambda e: places[e.key].segment.buffer(places[e.key].offset, e.nbytes),
+                _Places(places, filling),
                 on_bytes=count,
-                on_tensor=commit,
+                on_tensor=lambda entry: verified.add(entry.key),
             )
         finally:
             store.close()
+            filling.close()
             self._keep(url, places, verified)
 
     def _allocate(self, entries: list[TensorEntry]) -> dict[str, _Held]:
@@ -176,29 +186,80 @@ class Shards:
         for entry in entries:
             group = entry.name if entry.layer is None else f"layer-{entry.layer}"
             groups.setdefault(group, []).append(entry)
-        places = {}
+        places: dict[str, _Held] = {}
         for group, members in groups.items():
             offsets, size = [], 0
             for entry in members:
                 offsets.append(size)
                 size += -(-entry.nbytes // ALIGNMENT) * ALIGNMENT
-            segment = self._memory.segment(group, size)
+            segment = self._segment(group, size)
             for entry, offset in zip(members, offsets, strict=True):
                 places[entry.key] = _Held(segment, offset, entry.nbytes)
         return places
 
+    def _segment(self, name: str, nbytes: int) -> Segment:
+        """New memory; if there is none, keys and values that nobody has must make room."""
+        try:
+            segment = self._memory.segment(name, nbytes)
+        except OutOfMemory:
+            if not self._make_room():
+                self._drop(self._filled)
+                raise
+            return self._segment(name, nbytes)
+        with self._lock:
+            self._filled.add(segment)
+        return segment
+
+    def _drop(self, segments: Iterable[Segment]) -> None:
+        dropped = set(segments)
+        with self._lock:
+            self._filled -= dropped
+        for segment in dropped:
+            segment.close()
+
     def _keep(self, url: str, places: dict[str, _Held], verified: set[str]) -> None:
-        """Hold the segments that are complete, and let go of the others."""
+        """Hold the segments that are complete, and drop the others."""
         incomplete = {place.segment for key, place in places.items() if key not in verified}
         complete = {place.segment for place in places.values()} - incomplete
         for segment in complete:
             segment.seal()
-        for segment in incomplete:
-            segment.close()
+        self._drop(incomplete)
         with self._lock:
+            self._filled -= complete
             for key, place in places.items():
                 if place.segment in complete:
                     self._held[url, key] = place
+
+
+@frozen
+class _Places:
+    """Where the pieces of tensors go."""
+
+    places: Mapping[str, _Held]
+    filling: Filling
+
+    def take(self, entry: TensorEntry, offset: int, nbytes: int) -> memoryview:
+        place = self.places[entry.key]
+        return self.filling.take(place.segment, place.offset + offset, nbytes)
+
+    def put(self, entry: TensorEntry, offset: int, buffer: memoryview) -> None:
+        place = self.places[entry.key]
+        self.filling.put(place.segment, place.offset + offset, buffer)
+
+    def drop(self, entry: TensorEntry, offset: int, buffer: memoryview) -> None:
+        self.filling.drop(buffer)
+
+
+def _lend(segments: Iterable[Segment]) -> list[int]:
+    fds: list[int] = []
+    try:
+        for segment in segments:
+            fds.append(segment.lend())
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
 
 
 def _stage(manifest: Manifest, spec: ShardSpec) -> list[TensorEntry]:

@@ -71,9 +71,27 @@ class LeaseInfo:
     """Who owns, or waits for, how much KV memory."""
 
     owner: str
-    offset: int
-    """Bytes from the start of the KV region; -1 while it waits."""
     nbytes: int
+    chunks: int
+    leaving: bool = False
+    """Whether its owner's connection has ended, and nobody may have the memory yet."""
+
+
+@frozen
+class MemoryStats:
+    """What a store holds of its device, to the byte."""
+
+    weights: int
+    """Allocated for weights, rounded up to what the device allocates by."""
+    kv: int
+    """Allocated for keys and values, whether leased or not."""
+    allocated: int
+    """Allocated in all: the sum of both."""
+    staging: int
+    """Pinned host memory, while weights are read; not of the device."""
+    device_free: int | None
+    """As the device's driver tells it: contexts and other processes count.  None for a host."""
+    device_total: int | None
 
 
 @frozen
@@ -83,14 +101,15 @@ class StoreStats:
     pid: int
     device: str
     weight_bytes: int
-    """Weights held, padding for alignment included."""
+    """Weights held, with what rounding up takes."""
     tensors: int
     bytes_read: Mapping[str, int]
     """Bytes read from each weight store, by its URL."""
     kv_capacity: int
-    """Bytes of the KV region; 0 before the first lease, where no limit was set."""
+    """Bytes that leases can have in all; 0 before the first one, where no limit was set."""
     leases: tuple[LeaseInfo, ...]
     waiting: tuple[LeaseInfo, ...]
+    memory: MemoryStats
     rss: int
     """Resident memory of the process in bytes, shared memory included."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -34,16 +35,20 @@ def receive(sock: socket.socket) -> tuple[Any, list[int]]:
 
     Raises `Disconnected`.
     """
+    fds: list[int] = []
     try:
         length, count = _HEADER.unpack(_exactly(sock, _HEADER.size))
         body = _exactly(sock, length)
-        fds: list[int] = []
         while len(fds) < count:
-            marker, more, _, _ = socket.recv_fds(sock, 1, _FDS_A_MESSAGE)
+            marker, more, flags, _ = socket.recv_fds(sock, 1, _FDS_A_MESSAGE)
+            fds.extend(more)
             if not marker:
                 raise Disconnected("the connection ended between file descriptors")
-            fds.extend(more)
-    except OSError as error:
+            if flags & socket.MSG_CTRUNC:
+                raise Disconnected("this process may open no more files (ulimit -n)")
+    except (OSError, Disconnected) as error:
+        for fd in fds:
+            os.close(fd)
         raise Disconnected(str(error)) from error
     return msgpack.unpackb(body), fds
 

@@ -11,7 +11,7 @@ What other parts of shuntserve (and engines of third parties) use:
 
 from shuntserve_core.weights.layout import ModelName, parse_model_name
 from shuntserve_core.weights.manifest import Manifest
-from shuntserve_core.weights.reading import DamagedObject, ReadReport, read_stage
+from shuntserve_core.weights.reading import DamagedObject, ReadReport, read_pieces, read_stage
 from shuntserve_core.weights.stages import TensorEntry, region_bytes, stage_tensors, whole_model
 from shuntserve_core.weights.stores import load_manifest, models_in, open_store
 
@@ -25,6 +25,7 @@ __all__ = [
     "models_in",
     "open_store",
     "parse_model_name",
+    "read_pieces",
     "read_stage",
     "region_bytes",
     "stage_tensors",

@@ -18,9 +18,24 @@ if TYPE_CHECKING:
 PREFIX = "xxh3-128:"
 
 
+class Checksum:
+    """A checksum of bytes that come one after another."""
+
+    def __init__(self) -> None:
+        self._digest = xxhash.xxh3_128()
+
+    def update(self, piece: Buffer) -> None:
+        """Add the next bytes."""
+        self._digest.update(piece)
+
+    def text(self) -> str:
+        """As it stands in manifests."""
+        return PREFIX + self._digest.hexdigest()
+
+
 def checksum(pieces: Iterable[Buffer]) -> str:
     """Checksum of the pieces one after another, as it stands in manifests."""
-    digest = xxhash.xxh3_128()
+    digest = Checksum()
     for piece in pieces:
         digest.update(piece)
-    return PREFIX + digest.hexdigest()
+    return digest.text()

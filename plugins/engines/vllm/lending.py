@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -25,9 +24,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-from shuntserve_core.tensorstore import Attachment, KvLease, ShardSpec, StoreClient
-from shuntserve_core.tensorstore.spec import TensorView
-from shuntserve_core.tensorstore.views import KvRange
+from shuntserve_core.tensorstore import KvLease, ShardSpec, StoreClient
+from shuntserve_core.tensorstore.views import KvRange, shard_tensors
 
 LOAD_FORMAT = "shuntserve"
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -49,25 +47,24 @@ class Lent:
 
 
 class StoreTensors:
-    """The tensors of an attachment, one by one or fused."""
+    """Tensors of the store, one by one or fused."""
 
-    def __init__(self, attachment: Attachment) -> None:
-        self._attachment = attachment
-        self._devices = [_on_device(handle) for handle in attachment.handles if handle]
-        self.unused = set(attachment.tensors)
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self.unused = set(tensors)
         self.report = Lent()
 
     def parameter(self, name: str, dtype: torch.dtype) -> Tensor:
         """What belongs into one of vLLM's parameters.  Raises KeyError."""
         names = self._sources(name)
-        views = [self._attachment.tensors[one] for one in names]
+        parts = [self._tensors[one] for one in names]
         self.unused.difference_update(names)
-        adjacent = all(_follows(a, b) for a, b in pairwise(views))
+        adjacent = all(_follows(a, b) for a, b in pairwise(parts))
         if adjacent:
-            rows = sum(view.shape[0] for view in views)
-            stored = self._view(views[0], sum(v.nbytes for v in views), (rows, *views[0].shape[1:]))
+            rows = sum(part.shape[0] for part in parts)
+            stored = parts[0].as_strided((rows, *parts[0].shape[1:]), parts[0].stride())
         else:
-            stored = torch.cat([self._view(view, view.nbytes, view.shape) for view in views])
+            stored = torch.cat(parts)
         tensor = stored.to(dtype)
         if adjacent and tensor is stored:
             self.report.lent += tensor.nbytes
@@ -80,32 +77,15 @@ class StoreTensors:
             if f".{fused}." in name:
                 return [name.replace(fused, part) for part in parts]
         # A stage that is last, but not first, has a tied table under the other name.
-        there = self._attachment.tensors
-        return [_HEAD if name == _EMBEDDING and name not in there else name]
-
-    def _view(self, view: TensorView, nbytes: int, shape: Sequence[int]) -> Tensor:
-        dtype = getattr(torch, view.dtype)
-        if self._devices:
-            memory = self._devices[view.segment][view.offset : view.offset + nbytes]
-            return memory.view(dtype).view(shape)
-        segment = self._attachment.segments[view.segment][view.offset : view.offset + nbytes]
-        with warnings.catch_warnings():
-            # torch knows no read-only tensors; the kernel does, and nothing here writes to weights.
-            warnings.filterwarnings("ignore", message="The given buffer is not writable")
-            return torch.frombuffer(segment, dtype=dtype).view(tuple(shape))
+        return [_HEAD if name == _EMBEDDING and name not in self._tensors else name]
 
 
-def _follows(first: TensorView, second: TensorView) -> bool:
-    same = (first.segment, first.dtype, first.shape[1:])
-    return (second.segment, second.dtype, second.shape[1:]) == same and (
-        first.offset + first.nbytes == second.offset
+def _follows(first: Tensor, second: Tensor) -> bool:
+    """Whether they are rows of one tensor, one right behind the other."""
+    same = (first.untyped_storage().data_ptr(), first.dtype, first.shape[1:])
+    return (second.untyped_storage().data_ptr(), second.dtype, second.shape[1:]) == same and (
+        first.data_ptr() + first.nbytes == second.data_ptr()
     )
-
-
-def _on_device(handle: bytes) -> Tensor:
-    from shuntserve_core.tensorstore.cuda import open_loan
-
-    return open_loan(handle)
 
 
 @register_model_loader(LOAD_FORMAT)
@@ -132,7 +112,7 @@ class StoreLoader(BaseModelLoader):
         shard = cattrs.structure(options["shard"], ShardSpec)
         with StoreClient(options["socket"]) as store:
             store.load(shard)
-            tensors = StoreTensors(store.attach(shard))
+            tensors = StoreTensors(shard_tensors(store.attach(shard)))
         for name, parameter in model.named_parameters():
             try:
                 tensor = tensors.parameter(name, parameter.dtype)
@@ -242,7 +222,7 @@ class KvMemory:
     @property
     def to_come(self) -> int:
         """Bytes that the store has yet to allocate before this can be owned."""
-        return max(self._range.nbytes - self._store.stats().kv_capacity, 0)
+        return max(self._range.nbytes - self._store.stats().memory.kv, 0)
 
     def own(self, owner: str) -> Taken:
         """Put the store's memory in its place: zeros, and nobody else's.

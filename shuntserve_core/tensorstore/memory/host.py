@@ -1,108 +1,107 @@
-"""Memory that other processes can map.
-
-Host memory is anonymous (`memfd_create`): it has no name that could be left behind, and is gone
-with the last process that holds it, however that process ends.
-"""
+"""Host memory: anonymous files (`memfd_create`), which have no name that could be left behind."""
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
-from typing import Protocol
+from collections.abc import Iterable
 
-from attrs import frozen
+from shuntserve_core.tensorstore.memory.addresses import HostRange
+from shuntserve_core.tensorstore.memory.interface import (
+    KV_CHUNK_BYTES,
+    Allocation,
+    Ledger,
+    Room,
+    Segment,
+    rounded,
+)
 
 F_SEAL_FUTURE_WRITE = 0x10
 """From linux/fcntl.h (5.1); Python 3.11 does not name it.  Unlike F_SEAL_WRITE it does not mind
 that a failed read's traceback still holds a buffer."""
 
 
-@frozen
-class Loan:
-    """A way into somebody's memory: a descriptor that the receiver maps, or a device handle."""
+class HostMemory:
+    """Host memory; pages are taken when they are first written to."""
 
-    fd: int = -1
-    """Owned by whoever holds the loan; -1 for device memory."""
-    handle: bytes = b""
-    """What the device's library makes of memory that another process may open."""
+    device = tensor_device = "cpu"
+    granularity = mmap.PAGESIZE
+    staging_bytes = 0
+
+    def __init__(self, kv_chunk_bytes: int = KV_CHUNK_BYTES) -> None:
+        self.kv_chunk_bytes = rounded(kv_chunk_bytes, self.granularity)
+        self._ledger = Ledger()
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What was allocated here and is still held, whether written to or not."""
+        return self._ledger.nbytes
+
+    def allocate(self, nbytes: int) -> HostAllocation:
+        """Zeros."""
+        nbytes = rounded(nbytes, self.granularity)
+        return HostAllocation(_memfd("memory", nbytes), nbytes, self._ledger)
+
+    def adopt(self, descriptor: int, nbytes: int) -> HostAllocation:
+        """What another process has lent.  Raises ValueError if it is smaller."""
+        allocation = HostAllocation(descriptor, nbytes, Ledger())
+        size = os.fstat(descriptor).st_size
+        if size < nbytes:
+            allocation.close()
+            raise ValueError(f"{nbytes} bytes were lent, and there are {size}")
+        return allocation
+
+    def zero(self, allocations: Iterable[Allocation]) -> None:
+        """Give the pages back to the kernel: they read as zeros from now on."""
+        for allocation in allocations:
+            assert isinstance(allocation, HostAllocation)
+            _punch_hole(allocation.fd, 0, allocation.nbytes)
+
+    def reserve(self, nbytes: int) -> HostRange:
+        """Addresses without memory."""
+        return HostRange(nbytes)
+
+    def segment(self, name: str, nbytes: int) -> HostSegment:
+        """New memory for weights."""
+        return HostSegment(name, rounded(nbytes, self.granularity), self._ledger)
+
+    def filling(self) -> HostFilling:
+        """Segments are read into straight away."""
+        return HostFilling()
+
+    def room(self) -> Room | None:
+        """None: the host belongs to others too."""
+        return None
 
 
-class Segment(Protocol):
-    """Memory for weights: filled once, then read-only for everybody and for good."""
+class HostAllocation:
+    """A file in memory."""
 
-    nbytes: int
+    def __init__(self, fd: int, nbytes: int, ledger: Ledger) -> None:
+        self.fd, self.nbytes = fd, nbytes
+        self._ledger = ledger
+        ledger.add(nbytes)
 
-    def buffer(self, offset: int, nbytes: int) -> memoryview:
-        """Writable host memory where the data of a tensor is to be put."""
-        ...
-
-    def commit(self, offset: int, nbytes: int) -> None:
-        """The data of a tensor is there, and right."""
-        ...
-
-    def seal(self) -> None:
-        """End writing."""
-        ...
-
-    def lend(self) -> Loan:
-        """A read-only way in; raises if the segment is not sealed."""
-        ...
+    def lend(self, *, writable: bool) -> int:
+        """A descriptor opened for reading, or for both."""
+        return _reopen(self.fd, os.O_RDWR if writable else os.O_RDONLY)
 
     def close(self) -> None:
-        """Let go of it; who has mapped it keeps it."""
-        ...
-
-
-class Region(Protocol):
-    """KV memory: parts of it change hands."""
-
-    def resize(self, nbytes: int) -> None:
-        """Grow."""
-        ...
-
-    def lend(self, *, writable: bool) -> Loan:
-        """A way in."""
-        ...
-
-    def discard(self, offset: int, nbytes: int) -> None:
-        """Forget what is there, so that the next owner neither sees it nor pays for it."""
-        ...
-
-
-class Memory(Protocol):
-    """Where a store keeps its tensors."""
-
-    device: str
-
-    def segment(self, name: str, nbytes: int) -> Segment:
-        """New memory for weights."""
-        ...
-
-    def region(self) -> Region:
-        """New KV memory, empty."""
-        ...
-
-
-class HostMemory:
-    """Host memory."""
-
-    device = "cpu"
-
-    def segment(self, name: str, nbytes: int) -> Segment:
-        """New memory for weights."""
-        return HostSegment(name, nbytes)
-
-    def region(self) -> Region:
-        """New KV memory, empty."""
-        return HostRegion()
+        """Stop holding it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            self._ledger.add(-self.nbytes)
 
 
 class HostSegment:
     """Weights in a memfd that the kernel lets nobody write to once it is sealed."""
 
-    def __init__(self, name: str, nbytes: int) -> None:
-        self.nbytes = nbytes
+    def __init__(self, name: str, nbytes: int, ledger: Ledger) -> None:
+        self.nbytes, self._ledger = nbytes, ledger
+        ledger.add(nbytes)
         self._fd = _memfd(name, nbytes)
         self._mapping: mmap.mmap | None = mmap.mmap(self._fd, nbytes)
 
@@ -111,42 +110,44 @@ class HostSegment:
         assert self._mapping is not None
         return memoryview(self._mapping)[offset : offset + nbytes]
 
-    def commit(self, offset: int, nbytes: int) -> None:
-        """Nothing to do: the buffer is the memory."""
-
     def seal(self) -> None:
         """Forbid writing and resizing to all, and unmap it here once the last buffer is gone."""
         self._mapping = None
         seals = F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, seals)
 
-    def lend(self) -> Loan:
+    def lend(self) -> int:
         """A descriptor opened for reading."""
         assert self._mapping is None
-        return Loan(_reopen(self._fd, os.O_RDONLY))
+        return _reopen(self._fd, os.O_RDONLY)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Stop holding it."""
         os.close(self._fd)
+        self._ledger.add(-self.nbytes)
 
 
-class HostRegion:
-    """KV memory in a memfd; only who owns a part gets a descriptor to write with."""
+class HostFilling:
+    """Nothing lies between what is read and its place."""
 
-    def __init__(self) -> None:
-        self._fd = _memfd("kv", 0)
+    def take(self, segment: Segment, offset: int, nbytes: int) -> memoryview:
+        """The place itself."""
+        assert isinstance(segment, HostSegment)
+        return segment.buffer(offset, nbytes)
 
-    def resize(self, nbytes: int) -> None:
-        """Grow; pages are taken when they are first written to."""
-        os.ftruncate(self._fd, nbytes)
+    def put(self, segment: Segment, offset: int, buffer: memoryview) -> None:
+        """It is there."""
+        buffer.release()
 
-    def lend(self, *, writable: bool) -> Loan:
-        """A descriptor opened for reading, or for both."""
-        return Loan(_reopen(self._fd, os.O_RDWR if writable else os.O_RDONLY))
+    def drop(self, buffer: memoryview) -> None:
+        """What is there does not matter."""
+        buffer.release()
 
-    def discard(self, offset: int, nbytes: int) -> None:
-        """Give the pages back to the kernel: they read as zeros from now on."""
-        _punch_hole(self._fd, offset, nbytes)
+    def finish(self) -> None:
+        """Nothing is under way."""
+
+    def close(self) -> None:
+        """There is nothing to free."""
 
 
 def _memfd(name: str, nbytes: int) -> int:
@@ -161,8 +162,6 @@ def _reopen(fd: int, flags: int) -> int:
 
 
 def _punch_hole(fd: int, offset: int, nbytes: int) -> None:
-    import ctypes
-
     keep_size, punch_hole = 1, 2
     libc = ctypes.CDLL(None, use_errno=True)
     arguments = (ctypes.c_int(fd), ctypes.c_int(keep_size | punch_hole))

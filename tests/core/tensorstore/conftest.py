@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from attrs import frozen
 
+from shuntserve_core.testing.cuda import FakeCard
 from tests.core.tensorstore.processes import StoreProcess, push, random_model
 
 
@@ -22,7 +24,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(directory / "store", name)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[StoreProcess]:
-    with StoreProcess(tmp_path / "store.sock") as process:
+@pytest.fixture(params=["host", "card"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StoreProcess]:
+    card = FakeCard() if request.param == "card" else None
+    with StoreProcess(tmp_path / "store.sock", card=card) as process:
         yield process
+    if card is not None and "memory" in vars(process):
+        del process.memory
+        gc.collect()
+        assert card.used() == 0

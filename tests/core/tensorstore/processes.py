@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from shuntserve_core.registry import Registry
-from shuntserve_core.tensorstore import ShardSpec
+from shuntserve_core.tensorstore import ShardSpec, StoreClient
+from shuntserve_core.tensorstore.memory import HostMemory, Memory
+from shuntserve_core.tensorstore.memory.cuda import CudaMemory
+from shuntserve_core.tensorstore.views import KvRange
+from shuntserve_core.testing.cuda import FakeCard, FakeDriver
 from shuntserve_core.weights import open_store
 from shuntserve_core.weights.planning import plan_push
 from shuntserve_core.weights.pushing import push_model
 from shuntserve_core.weights.sources import open_source
 
 LAYERS = 4
+CARD_CHUNK = 4 << 20
 
 
 def push(model_dir: Path, target: Path, degrees: list[int]) -> str:
@@ -78,17 +84,67 @@ def shard(
 
 
 class StoreProcess:
-    """A real store process, ended with the block."""
+    """A real store process, ended with the block: on a host, or on a fake card."""
 
-    def __init__(self, socket: Path, *arguments: str) -> None:
-        self.socket = socket
-        command = [sys.executable, "-m", "shuntserve_core.tensorstore", "--socket", str(socket)]
+    def __init__(self, socket: Path, *arguments: str, card: FakeCard | None = None) -> None:
+        self.socket, self.card = socket, card
+        command = [sys.executable, "-m", "shuntserve_core.tensorstore"]
+        if card is not None:
+            command[-1] = "shuntserve_core.testing.cuda_store"
+            command += [card.name, str(card.nbytes), str(CARD_CHUNK)]
         self.process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, "--socket", str(socket), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if "--dying-seconds" in arguments else None,
+            text=True,
         )
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert json.loads(line)["event"] == "listening"
+
+    @cached_property
+    def memory(self) -> Memory:
+        """The device's memory, in this process."""
+        if self.card is None:
+            return HostMemory()
+        return CudaMemory(FakeDriver(self.card), CARD_CHUNK)
+
+    @property
+    def client_code(self) -> str:
+        """The beginning of a program that has a `client`, and the device's `memory`."""
+        lines = [
+            "import ctypes, os, sys",
+            "from shuntserve_core.tensorstore import ShardSpec, StoreClient",
+            "from shuntserve_core.tensorstore.memory import HostMemory",
+            f"client = StoreClient({str(self.socket)!r})",
+            "memory = HostMemory()",
+        ]
+        if self.card is not None:
+            lines += [
+                "from shuntserve_core.tensorstore.memory.cuda import CudaMemory",
+                "from shuntserve_core.testing.cuda import FakeCard, FakeDriver",
+                f"card = FakeCard({self.card.name!r}, {self.card.nbytes})",
+                f"memory = CudaMemory(FakeDriver(card), {CARD_CHUNK})",
+            ]
+        lines += [
+            "def own(nbytes):",  # without torch, which takes long to import
+            "    lease = client.kv_lease('dying', nbytes)",
+            "    chunks = [memory.adopt(d.take(), d.nbytes) for d in lease.descriptors()]",
+            "    addresses = memory.reserve(lease.nbytes)",
+            "    addresses.back(chunks, writable=True)",
+            "    return addresses",
+            "def write(addresses, mark):",
+            "    ctypes.memset(addresses.address, mark, addresses.nbytes)",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def own(self, client: StoreClient, owner: str, nbytes: int, **wait: Any) -> KvRange:
+        """Lease KV memory, and map it."""
+        lease = client.kv_lease(owner, nbytes, **wait)
+        kv = KvRange(nbytes, memory=self.memory)
+        kv.own(lease)
+        return kv
 
     def __enter__(self) -> Self:
         return self
@@ -101,6 +157,6 @@ class StoreProcess:
     ) -> None:
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe
-            pipe.close()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,21 +13,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from shuntserve_core import tensorstore
 from shuntserve_core.tensorstore import ShardSpec, StoreClient
-from shuntserve_core.tensorstore.memory import HostSegment
+from shuntserve_core.tensorstore.memory import HostMemory
 from shuntserve_core.tensorstore.spec import KvUnavailable, TensorStoreError
+from shuntserve_core.tensorstore.views import KvRange, shard_tensors
 from tests.core.tensorstore.conftest import Model
 from tests.core.tensorstore.processes import StoreProcess, push, random_model, shard
 
 MIB = 1 << 20
 
 
-def mapped(client: StoreClient, spec: ShardSpec) -> dict[str, np.ndarray]:
-    attachment = client.attach(spec)
-    return {
-        name: np.frombuffer(attachment.data(name), view.dtype).reshape(view.shape)
-        for name, view in attachment.tensors.items()
-    }
+def mapped(store: StoreProcess, client: StoreClient, spec: ShardSpec) -> dict[str, np.ndarray]:
+    tensors = shard_tensors(client.attach(spec), store.memory)
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def test_a_shard_is_read_once_and_lent_to_all(model: Model, store: StoreProcess) -> None:
@@ -37,8 +37,8 @@ def test_a_shard_is_read_once_and_lent_to_all(model: Model, store: StoreProcess)
         report = one.load(spec, lambda done, total: seen.append((done, total)))
         again = two.load(spec)
         stats = one.stats()
-        tensors = mapped(one, spec)
-        assert mapped(two, spec).keys() == expected.keys()
+        tensors = mapped(store, one, spec)
+        assert mapped(store, two, spec).keys() == expected.keys()
     assert (report.tensors_read, report.tensors_kept) == (len(expected), 0)
     assert (again.tensors_read, again.bytes_read, again.tensors_kept) == (0, 0, len(expected))
     assert stats.bytes_read == {str(model.weights): report.bytes_read}
@@ -70,7 +70,7 @@ def test_lent_weights_outlive_their_dropping(model: Model, store: StoreProcess) 
     spec = shard(model.weights, model.name)
     with StoreClient(store.socket) as client:
         client.load(spec)
-        tensors = mapped(client, spec)
+        tensors = mapped(store, client, spec)
         before = {name: tensor.copy() for name, tensor in tensors.items()}
         client.retain([])
         assert client.stats().weight_bytes == 0
@@ -85,15 +85,21 @@ def test_a_tied_table_is_held_once(tmp_path: Path, store: StoreProcess) -> None:
     with StoreClient(store.socket) as client:
         client.load(first)
         assert client.load(last).tensors_kept == 1
-        tables = mapped(client, first)["model.embed_tokens.weight"], mapped(client, last)
+        tables = (
+            mapped(store, client, first)["model.embed_tokens.weight"],
+            mapped(store, client, last),
+        )
         np.testing.assert_array_equal(tables[0], tables[1]["lm_head.weight"])
 
 
 def test_lent_weights_cannot_be_written() -> None:
-    segment = HostSegment("test", mmap.PAGESIZE)
-    segment.buffer(0, 5)[:] = b"hello"
+    memory = HostMemory()
+    segment, filling = memory.segment("test", 10), memory.filling()
+    buffer = filling.take(segment, 0, 5)
+    buffer[:] = b"hello"
+    filling.put(segment, 0, buffer)
     segment.seal()
-    fd = segment.lend().fd
+    fd = segment.lend()
     with pytest.raises(PermissionError):
         mmap.mmap(fd, mmap.PAGESIZE)
     # Nor by way of a descriptor opened anew: the kernel has sealed the memory itself.
@@ -108,6 +114,7 @@ def test_lent_weights_cannot_be_written() -> None:
     os.close(fd)
     os.close(again)
     segment.close()
+    assert memory.allocated_bytes == 0
 
 
 def test_damaged_weights_are_refused_and_the_rest_is_kept(
@@ -129,29 +136,32 @@ def test_damaged_weights_are_refused_and_the_rest_is_kept(
 def test_kv_memory_passes_from_engine_to_engine(store: StoreProcess) -> None:
     with StoreClient(store.socket) as old, StoreClient(store.socket) as new:
         lease = old.kv_lease("old", MIB)
-        lease.memory[:3] = b"old"
+        kv = KvRange(MIB, memory=store.memory)
+        kv.own(lease)
+        assert not kv.tensor.any()
+        kv.tensor[:] = 7
         with pytest.raises(KvUnavailable, match="owned by old"):
             new.kv_lease("new", MIB, wait=False)
-        preview = new.kv_map()
-        assert preview.readonly
-        assert preview[:3] == b"old"
         granted = []
         waiting = threading.Thread(target=lambda: granted.append(new.kv_lease("new", MIB)))
         waiting.start()
         while not old.stats().waiting:
             assert not granted
+        kv.close()
+        before = old.stats().memory
         old.release(lease)
         waiting.join()
-        assert granted[0].offset == 0
-        assert granted[0].memory[:3] == b"\0\0\0"
+        kv.own(granted[0])
+        assert not kv.tensor.any()
+        assert new.stats().memory.kv == before.kv  # the same memory, emptied
+        kv.close()
+        new.release(granted[0])
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, None], ids=["killed", "closed"])
 def test_a_lease_ends_with_its_owner(store: StoreProcess, how: signal.Signals | None) -> None:
-    code = (
-        "import sys; from shuntserve_core.tensorstore import StoreClient\n"
-        f"client = StoreClient({str(store.socket)!r}); client.kv_lease('dying', {MIB})\n"
-        "print('owns', flush=True); sys.stdin.read()"
+    code = store.client_code + (
+        f"write(own({MIB}), 9); print('owns', flush=True); sys.stdin.read()"
     )
     owner = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -159,12 +169,19 @@ def test_a_lease_ends_with_its_owner(store: StoreProcess, how: signal.Signals | 
     assert owner.stdout
     assert owner.stdout.readline() == b"owns\n"
     with StoreClient(store.socket) as client:
+        before = client.stats().memory
         with pytest.raises(KvUnavailable):
             client.kv_lease("next", MIB, wait=False)
         if how is not None:
             owner.send_signal(how)
         owner.communicate()
-        assert client.kv_lease("next", MIB, timeout=10).nbytes == MIB
+        lease = client.kv_lease("next", MIB, timeout=30)
+        kv = KvRange(MIB, memory=store.memory)
+        kv.own(lease)
+        assert not kv.tensor.any()
+        assert client.stats().memory.kv == before.kv
+        kv.close()
+        client.release(lease)
 
 
 def test_who_waits_and_goes_is_forgotten(store: StoreProcess) -> None:
@@ -172,7 +189,7 @@ def test_who_waits_and_goes_is_forgotten(store: StoreProcess) -> None:
         lease = client.kv_lease("old", MIB)
         with (
             StoreClient(store.socket) as impatient,
-            pytest.raises(TensorStoreError, match=r"no KV memory came free within 0\.05 s"),
+            pytest.raises(TensorStoreError, match=r"no KV memory came free in time"),
         ):
             impatient.kv_lease("impatient", MIB, timeout=0.05)
         assert client.stats().waiting == ()
@@ -185,6 +202,89 @@ def test_who_waits_and_goes_is_forgotten(store: StoreProcess) -> None:
             pass
         client.release(lease)
         assert client.stats().leases == ()
+
+
+def test_a_lease_is_its_clients_alone(store: StoreProcess) -> None:
+    with StoreClient(store.socket) as one, StoreClient(store.socket) as two:
+        lease = one.kv_lease("one", MIB)
+        with pytest.raises(TensorStoreError, match="no such lease"):
+            two.release(lease)
+        one.release(lease)
+        with pytest.raises(TensorStoreError, match="no such lease"):
+            list(lease.descriptors())
+
+
+def test_kv_memory_grows_for_a_larger_engine(store: StoreProcess) -> None:
+    chunk = store.memory.kv_chunk_bytes
+    with StoreClient(store.socket) as client:
+        small = client.kv_lease("small", chunk)
+        assert client.stats().memory.kv == small.nbytes == chunk
+        client.release(small)
+        large = client.kv_lease("large", 2 * chunk + 1)
+        stats = client.stats()
+        assert stats.kv_capacity == stats.memory.kv == large.nbytes == 3 * chunk
+        kv = KvRange(2 * chunk + 1, memory=store.memory)
+        kv.own(large)
+        assert not kv.tensor.any()
+        kv.close()
+        client.release(large)
+
+
+def test_a_lease_is_fetched_a_few_chunks_at_a_time(
+    store: StoreProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorstore.client, "CHUNKS_AT_A_TIME", 2)
+    with StoreClient(store.socket) as client:
+        lease = client.kv_lease("engine", 5 * store.memory.kv_chunk_bytes)
+        inodes = {os.fstat(descriptor.fd).st_ino for descriptor in lease.descriptors()}
+        assert len(inodes) == 5
+        client.release(lease)
+
+
+def test_a_lease_may_have_more_chunks_than_files_may_be_open(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (
+        StoreProcess(tmp_path / "store.sock") as store,
+        StoreClient(store.socket) as client,
+    ):
+        lease = client.kv_lease("engine", 400 * store.memory.kv_chunk_bytes)
+        highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 300, hard))
+        try:
+            inodes = {os.fstat(descriptor.fd).st_ino for descriptor in lease.descriptors()}
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(inodes) == 400
+
+
+def test_a_limit_is_kept(tmp_path: Path) -> None:
+    limit = str(40 * MIB)  # two chunks
+    with (
+        StoreProcess(tmp_path / "store.sock", "--kv-bytes", limit) as store,
+        StoreClient(store.socket) as client,
+    ):
+        assert client.stats().memory.kv == client.stats().kv_capacity == 64 * MIB
+        with pytest.raises(TensorStoreError, match="the store has 67108864"):
+            client.kv_lease("engine", 65 * MIB)
+
+
+def test_memory_is_accounted_to_the_byte(model: Model, store: StoreProcess) -> None:
+    with StoreClient(store.socket) as client:
+        client.load(shard(model.weights, model.name, range(2)))
+        lease = client.kv_lease("engine", 3 * store.memory.kv_chunk_bytes)
+        for _ in range(2):
+            memory = client.stats().memory
+            assert memory.weights == client.stats().weight_bytes > 0
+            assert memory.allocated == memory.weights + memory.kv
+            assert memory.staging == 0
+            if store.card is not None:
+                assert memory.device_total == store.card.nbytes
+                assert memory.device_free == store.card.nbytes - memory.allocated
+            client.load(shard(model.weights, model.name))
+        client.release(lease)
+        client.retain([])
+        memory = client.stats().memory
+        assert (memory.weights, memory.allocated) == (0, memory.kv)
 
 
 def test_nothing_is_left_of_a_killed_store(model: Model, tmp_path: Path) -> None:
