@@ -106,7 +106,7 @@ async def _take_over(cluster: RunningCluster, run: PipelineRun) -> None:
     if run.state is not PipelineState.STANDBY:
         return
     gone = time.monotonic()
-    if any(_kv_bytes(cluster, run) > _kv_bytes(cluster, other) for other in sharing):
+    if any(run.kv_bytes > other.kv_bytes for other in sharing):
         await _release_weights(cluster)  # KV memory grows into what only the old engine needed
     if interrupted:
         run.switch = Switch(cluster.dispatcher.observer.switched)
@@ -120,10 +120,6 @@ async def _take_over(cluster: RunningCluster, run: PipelineRun) -> None:
     if run.switch is not None:
         run.switch.took(READY, time.monotonic() - gone)
     admit(cluster, run)
-
-
-def _kv_bytes(cluster: RunningCluster, run: PipelineRun) -> int:
-    return cluster.settings.kv_bytes_of(run.plan)
 
 
 def admit(cluster: RunningCluster, run: PipelineRun) -> None:

@@ -29,8 +29,6 @@ class EngineSettings:
     kv_bytes: int | None
     store_url: str = ""
     store_model: str = ""
-    on_gpus: bool = False
-    """Whether memory is a GPU's: no plan gets more KV memory than fits then, even by hand."""
     start_seconds: float = 600.0
     """How long an engine may take to start once its weights are loaded."""
 
@@ -38,12 +36,13 @@ class EngineSettings:
         """Requests that a pipeline runs at once."""
         return min(plan.estimate.batch, self.max_batch or plan.estimate.batch)
 
-    def kv_bytes_of(self, plan: Pipeline) -> int:
+    def kv_bytes_of(self, plan: Pipeline, *, on_gpus: bool) -> int:
         """KV memory for the rank that needs most of it: for every block of the batch, and at least
         for one request of the greatest length.
 
         Never more than any GPU has left beside this plan's weights and what engines need for
         themselves, as far as the estimate says: a successor may need more than its predecessor.
+        What was set by hand is cut down on real GPUs only; others are what a configuration says.
         """
         layers = [(span.start, span.stop) for span in plan.layer_ranges]
         degrees = [stage.tensor_parallel for stage in plan.stages]
@@ -57,7 +56,7 @@ class EngineSettings:
             for part, share in zip(plan.estimate.stages, shares, strict=False)
             if part.kv_room_bytes
         ]
-        bound = self.kv_bytes is None or self.on_gpus
+        bound = self.kv_bytes is None or on_gpus
         return min([wanted, *rooms]) if bound else wanted
 
     def made(self, launch: EngineLaunch) -> bool:
@@ -67,6 +66,16 @@ class EngineSettings:
             and launch.max_length == self.max_length
             and (launch.weights, launch.weights_model) == (self.store_url, self.store_model)
         )
+
+
+def on_gpus(plan: Pipeline, nodes: Mapping[str, Node]) -> bool:
+    """Whether any stage is on memory of a GPU, as its node says."""
+    return any(
+        agent.devices.get(gpu, "cpu") != "cpu"
+        for stage in plan.stages
+        if (agent := nodes[stage.node].agent) is not None
+        for gpu in stage.gpus
+    )
 
 
 def engine_launch(
@@ -101,7 +110,7 @@ def engine_launch(
         link_token=token,
         max_batch=settings.batch_of(plan),
         max_length=settings.max_length,
-        kv_bytes=settings.kv_bytes_of(plan),
+        kv_bytes=settings.kv_bytes_of(plan, on_gpus=on_gpus(plan, nodes)),
         working_bytes=tuple(int(part.working_bytes) for part in estimate.stages),
         stage_seconds={
             "ttft": estimate.ttft,

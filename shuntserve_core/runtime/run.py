@@ -18,7 +18,7 @@ from shuntserve_core.interfaces.link import READY, STANDBY, EngineLink, LinkLost
 from shuntserve_core.link import LinkClient, LinkPolicy
 from shuntserve_core.node.client import AgentLost
 from shuntserve_core.placement_json import pipeline_from_json, pipeline_to_json
-from shuntserve_core.runtime.launches import EngineSettings, engine_launch
+from shuntserve_core.runtime.launches import EngineSettings, engine_launch, on_gpus
 from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.runtime.planner import Held, nodes_of
 from shuntserve_core.runtime.retry import Retry
@@ -141,6 +141,11 @@ class PipelineRun:
     def capacity(self) -> int:
         """Requests that it runs at once."""
         return self._settings.batch_of(self.plan)
+
+    @property
+    def kv_bytes(self) -> int:
+        """KV memory that it needs on the GPU that needs most."""
+        return self._settings.kv_bytes_of(self.plan, on_gpus=on_gpus(self.plan, self._nodes))
 
     # Coming up
 

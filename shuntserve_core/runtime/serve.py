@@ -83,8 +83,6 @@ def settings_of(config: Config) -> EngineSettings:
         max_length=document.serve.max_length or config.workload.max_length,
         max_batch=document.serve.max_batch,
         kv_bytes=document.serve.kv_bytes,
-        on_gpus=getattr(plugin_from(config, "launcher", document.launcher), "device", "cpu")
-        != "cpu",
         store_url=_store_url(config, weights.store) if weights else "",
         store_model=weights.model if weights else "",
     )

@@ -21,7 +21,7 @@ from shuntserve_core.types.request import EngineRequest, SamplingParams, StepOut
 from shuntserve_plugins.engines.vllm.engine import Vllm
 
 HOST = "127.0.0.1"
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 PATIENT = LinkPolicy(missed=100)
 

@@ -35,7 +35,7 @@ def test_weights_make_room_before_kv_memory_grows(
     told: list[str] = []
     old = run_of("old", PipelineState.SERVING, said)
     new = run_of("new", PipelineState.STANDBY, said)
-    sizes = {id(old.plan): old_bytes, id(new.plan): new_bytes}
+    old.kv_bytes, new.kv_bytes = old_bytes, new_bytes
 
     async def retire(_cluster: object, run: Any, _reason: str) -> None:
         said.append(f"{run.name} retired")
@@ -48,7 +48,6 @@ def test_weights_make_room_before_kv_memory_grows(
     monkeypatch.setattr(changes, "admit", lambda _, run: said.append(f"{run.name} admitted"))
     cluster: Any = SimpleNamespace(
         runs={"old": old, "new": new},
-        settings=SimpleNamespace(kv_bytes_of=lambda plan: sizes[id(plan)]),
         dispatcher=SimpleNamespace(
             observer=SimpleNamespace(switched=lambda part, _: told.append(part))
         ),
