@@ -20,6 +20,9 @@ from shuntserve_core.link.frames import (
 )
 from shuntserve_core.link.handshake import HANDSHAKE_BYTES
 
+_PROBES = 4
+"""Questions to a host without an answer, before it counts as gone."""
+
 
 @frozen
 class LinkPolicy:
@@ -35,13 +38,30 @@ class LinkPolicy:
     """Heartbeats in a row without a word from an engine that serves, before it counts as dead."""
     missed_while_starting: int = field(default=200, validator=ge(1))
     """The same for one that does not serve yet: reading weights may keep it from answering."""
-    client_silence: float = field(default=10.0, validator=gt(0))
+    client_silence: float = field(default=600.0, validator=gt(0))
     """Seconds that an engine waits for a silent client: a control plane that pauses is not dead,
-    and what runs for it is worth keeping.  One that is killed is noticed at once."""
+    and what runs for it is worth keeping.  One that is killed is noticed at once, its successor
+    takes its place, and a host that is gone is noticed by `host_silence`."""
+    host_silence: float = field(default=30.0, validator=ge(1))
+    """Seconds without an answer from the peer's host, which answers for its processes whether
+    or not they pause."""
     write_buffer: int = field(default=8 * 2**20, validator=ge(1))
     """Bytes that may wait for a peer that does not read, before it is cut."""
     handshake: float = field(default=5.0, validator=gt(0))
     """Seconds for the handshake."""
+
+
+def watch_host(sock: socket.socket, seconds: float) -> None:
+    """Have the kernel end a connection whose other host does not answer for so long."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    probe = max(1, int(seconds / (_PROBES + 1)))
+    for name, value in (
+        ("TCP_KEEPIDLE", probe),
+        ("TCP_KEEPINTVL", probe),
+        ("TCP_KEEPCNT", _PROBES),
+    ):
+        if hasattr(socket, name):  # not every system has each of them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Connection(asyncio.Protocol):
@@ -76,6 +96,7 @@ class Connection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            watch_host(sock, self.policy.host_silence)
 
     def data_received(self, data: bytes) -> None:
         """Handle every message that is complete."""

@@ -20,6 +20,7 @@ from shuntserve_core.tensorstore import ShardSpec
 
 SILENCE_SECONDS = 5.0
 """An agent that says nothing for so long is lost.  One that ends is missed at once."""
+_WAITS = 5
 logger = logging.getLogger(__name__)
 
 _LOAD_SECONDS = 3600.0
@@ -135,7 +136,7 @@ class AgentClient:
                 self.address.url + "/v1/events", headers=self._headers
             ) as socket:
                 while True:
-                    message = await asyncio.wait_for(socket.receive(), SILENCE_SECONDS)
+                    message = await _receive(socket)
                     if message.type is not aiohttp.WSMsgType.TEXT:
                         break
                     event = json.loads(message.data)
@@ -153,6 +154,18 @@ class AgentClient:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
+
+
+async def _receive(socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
+    """The next message.  Raises `TimeoutError` after `SILENCE_SECONDS` without one.
+
+    Waits several times in a row: a pause of this process, which has read nothing meanwhile, is only
+    one of them, and must not look like silence of the agent.
+    """
+    for _ in range(_WAITS):
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(socket.receive(), SILENCE_SECONDS / _WAITS)
+    raise TimeoutError
 
 
 def _tell(on_event: Callable[[dict[str, Any]], None], event: dict[str, Any]) -> None:

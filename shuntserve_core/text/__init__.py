@@ -2,20 +2,25 @@
 
 tokenizer.py     a model's tokenizer and what its config files say about it
 detokenize.py    token ids to text, a few at a time
+extent.py        how long a text of so many tokens can be
 stop.py          stop strings, which may straddle tokens
 template.py      chat messages to a prompt, sandboxed
 """
 
 from shuntserve_core.text.detokenize import Detokenizer
-from shuntserve_core.text.stop import StopStrings
-from shuntserve_core.text.template import ChatTemplate, TemplateError
-from shuntserve_core.text.tokenizer import TextTokenizer, load_tokenizer
+from shuntserve_core.text.stop import StopSet, StopStrings
+from shuntserve_core.text.template import Budget, ChatTemplate, OutOfBudget, TemplateError
+from shuntserve_core.text.tokenizer import TextTokenizer, TooLong, load_tokenizer
 
 __all__ = [
+    "Budget",
     "ChatTemplate",
     "Detokenizer",
+    "OutOfBudget",
+    "StopSet",
     "StopStrings",
     "TemplateError",
     "TextTokenizer",
+    "TooLong",
     "load_tokenizer",
 ]

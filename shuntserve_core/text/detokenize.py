@@ -13,6 +13,12 @@ from typing import Protocol
 from attrs import define, field
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+LONGEST_CHARACTER = 4
+"""Tokens, at a byte each.  A text that still ends with a replacement character after so many of
+them really has one, and waiting on would read an ever longer window again with each token."""
+CONTEXT, SILENT = 48, 16
+"""Of a long row of tokens without text: how many of the first and of the last are kept, so that a
+window cannot grow without end."""
 
 
 class Detokenizer(Protocol):
@@ -72,7 +78,7 @@ class WindowDetokenizer:
         if token in self.open_ids:
             return ""
         text = self._text()
-        if text.endswith(REPLACEMENT):
+        if text.endswith(REPLACEMENT) and self._waits():
             return ""
         self._move(bool(text))
         return text
@@ -81,9 +87,19 @@ class WindowDetokenizer:
         before = self.decode(self._settled) if self._settled else ""
         return self.decode([*self._settled, *self._pending])[len(before) :]
 
+    def _waits(self) -> bool:
+        """Whether the last character may still become whole."""
+        if len(self._pending) < LONGEST_CHARACTER:
+            return True
+        return any(token in self.open_ids for token in self._pending[-LONGEST_CHARACTER:])
+
     def _move(self, made_text: bool) -> None:
         """Keep the pending tokens as the new context; a token without text gives none."""
-        self._settled = self._pending if made_text else self._settled + self._pending
+        if made_text:
+            self._settled = self._pending
+        else:
+            self._settled += self._pending
+            del self._settled[CONTEXT:-SILENT]
         self._pending = []
 
     def flush(self) -> str:

@@ -1,6 +1,8 @@
 """Chat messages to a prompt, by the Jinja template that comes with a model.
 
-Templates are somebody else's code: they run in Jinja's immutable sandbox.  They see what they see
+Templates are somebody else's code: they run in Jinja's immutable sandbox, and within a budget:
+every round of a loop, every call of a macro and every character written is counted, so that no
+template holds up whoever renders it.  Templates see what they see
 in transformers: `raise_exception`, `strftime_now`, a `tojson` that does not escape HTML, loop
 controls, and a `generation` tag, which here marks nothing.
 """
@@ -15,16 +17,60 @@ from functools import lru_cache
 from typing import Any
 
 import jinja2
+from attrs import define
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 Message = Mapping[str, Any]
 
 
 class TemplateError(Exception):
     """The template refuses these messages, or cannot render them."""
+
+
+class OutOfBudget(TemplateError):
+    """Rendering takes more than it was given; with more it may succeed."""
+
+
+@define
+class Budget:
+    """What a template may use up."""
+
+    steps: int
+    """Rounds of loops and calls of macros."""
+    characters: int
+    """Of the prompt, and of any text on the way to it."""
+
+    def step(self) -> None:
+        """Count one.  Raises `OutOfBudget`."""
+        self.steps -= 1
+        if self.steps < 0:
+            raise OutOfBudget("the chat template takes too many steps for these messages")
+
+    def check(self, value: Any, times: Any = 1) -> Any:
+        """The value, unless it is a text that is too long, so many times over.
+
+        Raises `OutOfBudget`.
+        """
+        sized = isinstance(value, str | list | tuple) and isinstance(times, int)
+        if sized and len(value) * times > self.characters:
+            raise OutOfBudget(
+                f"the chat template makes more than {self.characters} characters of these messages"
+            )
+        return value
+
+    def join(self, *values: Any) -> str:
+        """What the operator `~` gives.  Raises `OutOfBudget`."""
+        text: str = self.check("".join(map(str, values)))
+        return text
+
+
+AMPLE = Budget(steps=10_000_000, characters=64 << 20)
+"""For who has no other bound."""
 
 
 class ChatTemplate:
@@ -47,8 +93,13 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         extra: Mapping[str, Any] | None = None,
+        budget: Budget = AMPLE,
     ) -> str:
-        """The prompt.  `extra` are further variables of the template (`enable_thinking`...)."""
+        """The prompt.  `extra` are further variables of the template (`enable_thinking`...).
+
+        Raises `TemplateError`, and of that `OutOfBudget` where it takes too much.
+        """
+        budget = copy.copy(budget)
         mark = ""
         if continue_final_message:
             messages, mark = _marked(messages)
@@ -59,13 +110,30 @@ class ChatTemplate:
             "tools": tools,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
+            _STEP: budget.step,
+            _JOIN: budget.join,
+            _CHECK: budget.check,
         }
         try:
-            prompt = self._template.render(variables)
+            prompt = self._render(variables, budget)
+        except OutOfBudget:
+            raise
         except Exception as error:  # a template can fail in any way at all
             raise TemplateError(f"the chat template refused the messages: {error}") from error
         return _cut_at(prompt, mark) if mark else prompt
 
+    def _render(self, variables: dict[str, Any], budget: Budget) -> str:
+        pieces, left = [], budget.characters
+        for piece in self._template.generate(variables):
+            pieces.append(piece)
+            left -= len(piece)
+            if left < 0:
+                budget.check("".join(pieces))
+        return "".join(pieces)
+
+
+_STEP, _JOIN, _CHECK = "shuntserve_step", "shuntserve_join", "shuntserve_check"
+"""Variables that every template has: the methods of its budget."""
 
 _MARK = "\N{WORD JOINER}shuntserve-continues-here\N{WORD JOINER}"
 
@@ -98,9 +166,49 @@ class _Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+class _Counted(NodeTransformer):
+    """Has every round of a loop and every call of a macro counted, and joined texts measured."""
+
+    def _count(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
+        self.generic_visit(node)
+        node.body.insert(0, nodes.ExprStmt(_call(_STEP, []), lineno=node.lineno))
+        return node
+
+    visit_For = visit_Macro = visit_CallBlock = _count  # noqa: N815 - the base class finds them so
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _call(_JOIN, node.nodes)
+
+
+def _call(name: str, arguments: list[nodes.Expr]) -> nodes.Call:
+    return nodes.Call(nodes.Name(name, "load"), arguments, [], None, None)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Has what a template does counted against the budget among its variables."""
+
+    intercepted_binops = frozenset({"*", "**", "+"})
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        template = super()._parse(source, name, filename)
+        _Counted().visit(template)
+        template.set_environment(self)
+        return template
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            raise TemplateError("chat templates may not raise to a power")
+        check = context.get(_CHECK) or AMPLE.check
+        if operator == "*":
+            check(left, right)
+            check(right, left)
+        return check(super().call_binop(context, operator, left, right))
+
+
 @lru_cache(maxsize=16)
 def _compile(source: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _tojson

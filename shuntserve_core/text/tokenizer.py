@@ -14,11 +14,20 @@ from tokenizers import Tokenizer
 from shuntserve_core.errors import UserError
 from shuntserve_core.foreign import parse_json, read_bytes
 from shuntserve_core.text.detokenize import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
+from shuntserve_core.text.extent import bytes_per_token
 from shuntserve_core.text.template import ChatTemplate, TemplateError
 
 _RAW_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _CONTEXT = 6
 """Prompt tokens whose spacing the first output token may depend on."""
+_PIECE = 1 << 15
+"""Characters that are counted at once of a text that is probably too long."""
+_SEAM = 64
+"""Tokens that a cut through a text may at most have added."""
+
+
+class TooLong(Exception):
+    """A text is more than so many tokens."""
 
 
 class TextTokenizer:
@@ -49,6 +58,34 @@ class TextTokenizer:
         """Token ids of a text, with the model's begin-of-text token unless told otherwise."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def encode_within(self, text: str, most: int, *, add_special_tokens: bool = True) -> list[int]:
+        """As `encode`; raises `TooLong` where it is soon clear that it is more than `most` tokens.
+
+        A text that no `most` tokens can be is not read at all, and one that is probably too long
+        only until it is known to be.
+        """
+        longest = self.bytes_per_token
+        size = len(text.encode("utf-8", "surrogatepass"))
+        if longest is not None and size > most * longest:
+            raise TooLong(f"{size} bytes are more than {most} tokens can be")
+        if size > 8 * most:
+            self._count(text, most)
+        return self.encode(text, add_special_tokens=add_special_tokens)
+
+    def _count(self, text: str, most: int) -> None:
+        count = 0
+        for at in range(0, len(text), _PIECE):
+            piece = text[at : at + _PIECE]
+            count += len(self.encode(piece, add_special_tokens=False)) - _SEAM
+            if count > most:
+                raise TooLong(f"the first {at + len(piece)} characters are {count} tokens or more")
+
+    @cached_property
+    def bytes_per_token(self) -> int | None:
+        """Most bytes of text that one token can stand for; None where there is no such number."""
+        longest = max(len(self._bytes_of(token)) for token in range(self.vocab_size))
+        return bytes_per_token(self._tokenizer, self._byte_level, longest)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of all of `ids` at once."""

@@ -19,30 +19,20 @@ from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.generation import Work, respond
 from shuntserve_plugins.frontdoors.openai.logprobs import chat_logprobs
-from shuntserve_plugins.frontdoors.openai.prompts import chat_prompt
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
 from shuntserve_plugins.frontdoors.openai.tools import answer_shape
 from shuntserve_plugins.frontdoors.openai.wire import ChatRequest, FunctionCall, ToolCall
 
-_decoder = msgspec.json.Decoder(ChatRequest)
 _json = msgspec.json.encode
 
 
 async def chat_completions(call: Call) -> web.StreamResponse:
     """Answer a chat."""
-    body = await call.body(_decoder)
-    call.check_model(body.model)
+    reading = await call.read("chat")
+    body, prompt = reading.body, reading.prompts[0]
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     shape = answer_shape(body)
-    prompt = await chat_prompt(
-        call.site.tokenizer,
-        body.messages,
-        tools=shape.tools,
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=body.continue_final_message,
-        extra=body.chat_template_kwargs,
-    )
     params = sampling_params(
         body,
         call.served(),

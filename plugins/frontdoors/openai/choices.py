@@ -31,8 +31,8 @@ class Prompt:
     """A prompt and what every answer to it starts from."""
 
     tokens: tuple[int, ...]
-    text: str = ""
-    """Echoed before the answer, where asked for."""
+    echo: bytes = b""
+    """Its text as JSON, where it is to be shown before the answer."""
 
 
 class Choice:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 from aiohttp import web
+from attrs import evolve
 
-from shuntserve_core.text import TextTokenizer
 from shuntserve_plugins.frontdoors.openai.answers import CompletionChoice, CompletionResponse, Usage
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Prompt
 from shuntserve_plugins.frontdoors.openai.chunks import Chunks
@@ -15,11 +17,9 @@ from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.generation import Work, respond
 from shuntserve_plugins.frontdoors.openai.logprobs import completion_logprobs
-from shuntserve_plugins.frontdoors.openai.prompts import completion_prompts
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
 from shuntserve_plugins.frontdoors.openai.wire import CompletionRequest
 
-_decoder = msgspec.json.Decoder(CompletionRequest)
 _json = msgspec.json.encode
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, for this endpoint alone."""
@@ -27,30 +27,25 @@ DEFAULT_MAX_TOKENS = 16
 
 async def completions(call: Call) -> web.StreamResponse:
     """Continue texts."""
-    body = await call.body(_decoder)
-    call.check_model(body.model)
+    reading = await call.read("completion")
+    body = reading.body
     _check(body)
-    tokenizer = call.site.tokenizer
-    special = body.add_special_tokens is not False
-    prompts = await completion_prompts(tokenizer, body.prompt, special=special)
-    served = call.served()
-    most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    work = Work(
+    # Prompts differ in their length alone, so the longest is the one to be checked.
+    params = sampling_params(
         body,
-        [
-            (
-                Prompt(tuple(ids), _echo(tokenizer, body, index, ids)),
-                sampling_params(
-                    body,
-                    served,
-                    prompt_length=len(ids),
-                    max_tokens=most,
-                    logprobs=body.logprobs,
-                ),
-            )
-            for index, ids in enumerate(prompts)
-        ],
+        call.served(),
+        prompt_length=max(map(len, reading.prompts)),
+        max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+        logprobs=body.logprobs,
     )
+    prompts = [
+        (
+            Prompt(tuple(ids), reading.echoes[index] if body.echo else b""),
+            params if body.seed is not None else evolve(params, seed=random.getrandbits(63)),
+        )
+        for index, ids in enumerate(reading.prompts)
+    ]
+    work = Work(body, prompts)
     return await respond(call, work, CompletionRenderer(call, body))
 
 
@@ -68,16 +63,6 @@ def _check(body: CompletionRequest) -> None:
         )
 
 
-def _echo(tokenizer: TextTokenizer, body: CompletionRequest, index: int, ids: Sequence[int]) -> str:
-    """The prompt's text as the client wrote it, or decoded where it gave token ids."""
-    if not body.echo:
-        return ""
-    if isinstance(body.prompt, str):
-        return body.prompt
-    written = body.prompt[index]
-    return written if isinstance(written, str) else tokenizer.decode(ids)
-
-
 class CompletionRenderer:
     """Writes completions."""
 
@@ -88,8 +73,8 @@ class CompletionRenderer:
 
     def first(self, choice: Choice) -> bytes:
         """The event with the prompt, where it is echoed."""
-        echo = choice.prompt.text
-        return self._chunks.event(choice, _json(echo), None, counted=0) if echo else b""
+        echo = choice.prompt.echo
+        return self._chunks.event(choice, echo, None, counted=0) if echo else b""
 
     def delta(self, choice: Choice, delta: Delta) -> bytes:
         """One event, unless there is nothing to show."""
@@ -127,5 +112,8 @@ class CompletionRenderer:
             if wanted
             else None
         )
-        text = choice.prompt.text + collected.text
+        text: str = collected.text
+        if choice.prompt.echo:  # as JSON it is ready, and may be long
+            joined = choice.prompt.echo[:-1] + _json(text)[1:]
+            text = cast(str, msgspec.Raw(joined))
         return CompletionChoice(choice.index, text, logprobs, choice.finish or "")

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 from aiohttp import web
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 from attrs import define, field
 
 from shuntserve_core.interfaces.frontdoor import Backend
 from shuntserve_core.text import TextTokenizer
-from shuntserve_plugins.frontdoors.openai.decoding import decode
+from shuntserve_plugins.frontdoors.openai.desk import Desk
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.keys import KeyUse
 from shuntserve_plugins.frontdoors.openai.limits import Limits
 from shuntserve_plugins.frontdoors.openai.metrics import Metrics
+from shuntserve_plugins.frontdoors.openai.reading import Reading
 from shuntserve_plugins.frontdoors.openai.sampling import Served
-
-T = TypeVar("T")
 
 
 @define(eq=False)
@@ -34,6 +33,7 @@ class Site:
 
     backend: Backend
     tokenizer: TextTokenizer
+    desk: Desk
     model: str
     limits: Limits
     metrics: Metrics
@@ -116,25 +116,29 @@ class Call:
             site.tokenizer.defaults if site.limits.model_defaults else {},
         )
 
-    def check_model(self, name: str | None) -> None:
-        """Raise `ApiError` 404 if another model is asked for."""
-        if name is not None and name != self.site.model:
-            raise ApiError(
-                404,
-                f"The model {name!r} does not exist; this server has {self.site.model!r}.",
-                param="model",
-                code="model_not_found",
-            )
-
-    async def body(self, decoder: msgspec.json.Decoder[T]) -> T:
-        """Read and validate the request body."""
+    async def read(self, kind: str) -> Reading:
+        """Read and validate the request body, and all that grows with it; see `reading`."""
         if self.request.content_type != "application/json":
             raise ApiError(
                 415, "Send the body as JSON, with the header Content-Type: application/json."
             )
         if self.request.headers.get("Content-Encoding", "identity") != "identity":
             raise ApiError(415, "Send the body without Content-Encoding.")
-        return decode(decoder, await self._read())
+        site = self.site
+        raw = await self._read()
+        return await site.desk.read(kind, raw, site.backend.max_length, self.tenant, self.weight)
+
+    @property
+    def tenant(self) -> str:
+        """Who shares the cluster with whom: the key, or without keys the client's address."""
+        if self.key is not None:
+            return f"key:{self.key.key.name}"
+        return f"address:{network_of(self.request.remote or '')}"
+
+    @property
+    def weight(self) -> float:
+        """Its share, beside others'."""
+        return self.key.key.weight if self.key is not None else 1.0
 
     async def _read(self) -> bytes:
         limits, request = self.site.limits, self.request
@@ -169,3 +173,15 @@ class Call:
                 yield
             finally:
                 self.key.leave()
+
+
+def network_of(address: str) -> str:
+    """An address, or of IPv6 the network of it that one client has all of."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -13,7 +13,10 @@ from shuntserve_core.errors import did_you_mean
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 
 T = TypeVar("T")
-_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
+SHOWN = 200
+"""Characters of a client's own words that an error repeats."""
+_LONGEST = 1000
+"""Characters at the end of a message in which the place of the mistake is looked for."""
 _FIELD = re.compile(r"^Object (?P<kind>contains unknown|missing required) field `(?P<name>.*)`$")
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[]+")
 
@@ -32,8 +35,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def _invalid(message: str, wanted: Any) -> ApiError:
-    place = _PLACE.match(message)
-    what, where = (place["what"], place["where"]) if place else (message, None)
+    what, where = _place(message)
     match = _FIELD.match(what)
     if match is None:
         shown = f"{where}: {what}" if where else what
@@ -53,6 +55,20 @@ def _invalid(message: str, wanted: Any) -> ApiError:
         param=name,
         code="unknown_parameter",
     )
+
+
+def _place(message: str) -> tuple[str, str | None]:
+    """What is wrong, and where, from a message that may hold all that the client wrote."""
+    _, found, place = message[-_LONGEST:].rpartition(" - at `$")
+    if not found:
+        return _short(message), None
+    what = message[: len(message) - len(place) - len(found)]
+    return _short(what), place.removeprefix(".").removesuffix("`")[:SHOWN]
+
+
+def _short(text: str) -> str:
+    """A text without its middle: messages say at their end what quotes a name at the start."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 20]}...{text[-10:]}"
 
 
 def fields_at(wanted: Any, path: str) -> list[str]:

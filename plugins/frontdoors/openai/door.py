@@ -14,10 +14,11 @@ from attrs import define, evolve, field
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.frontdoor import Backend
-from shuntserve_core.text import load_tokenizer
+from shuntserve_core.text import TextTokenizer, load_tokenizer
 from shuntserve_plugins.frontdoors.openai.application import Application
 from shuntserve_plugins.frontdoors.openai.connection import ConnectionServer
 from shuntserve_plugins.frontdoors.openai.context import Site
+from shuntserve_plugins.frontdoors.openai.desk import Desk
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.keys import ApiKey, KeyRing
 from shuntserve_plugins.frontdoors.openai.limits import Limits
@@ -68,12 +69,13 @@ class OpenAIFrontDoor:
         """
         keys = KeyRing(self.api_keys)
         tls = self._tls()
-        tokenizer = await asyncio.to_thread(load_tokenizer, model_dir, template=self.chat_template)
+        tokenizer = await asyncio.to_thread(self._tokenizer, model_dir)
         limits = evolve(self.limits, connections=_possible_connections(self.limits.connections))
         metrics = Metrics(backend)
         site = self._site = Site(
             backend,
             tokenizer,
+            Desk.make(tokenizer, model_name, limits, model_dir, self.chat_template),
             model_name,
             limits,
             metrics,
@@ -96,6 +98,11 @@ class OpenAIFrontDoor:
             ) from error
         self._start_log()
         return self._url(self._listener.sockets[0].getsockname()[1])
+
+    def _tokenizer(self, model_dir: str) -> TextTokenizer:
+        tokenizer = load_tokenizer(model_dir, template=self.chat_template)
+        assert tokenizer.bytes_per_token != 0  # is worked out here, and not on the event loop
+        return tokenizer
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self.tls_certificate:
@@ -142,6 +149,7 @@ class OpenAIFrontDoor:
         server.pre_shutdown()  # idle connections go at once
         await server.shutdown(GOODBYE_SECONDS)
         await listener.wait_closed()
+        await site.desk.pool.close()
         self._stop_log()
 
     def _stop_log(self) -> None:

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from shuntserve_core.interfaces.frontdoor import Refused
 from shuntserve_core.journal import Journal
-from shuntserve_core.text import StopStrings
+from shuntserve_core.text import StopSet, StopStrings
 from shuntserve_core.types.request import SamplingParams
 from shuntserve_plugins.frontdoors.openai.answers import Usage
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Emit, Prompt
@@ -70,6 +70,9 @@ class Generation:
         self.error: ApiError | None = None
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = self._loop.create_future()
+        stops = work.body.stops
+        include = bool(work.body.include_stop_str_in_output)
+        self._stops = StopSet(stops, include) if stops else None
         self.choices = [
             self._choice(work.body, prompt, params, index)
             for prompt, params in work.prompts
@@ -84,14 +87,13 @@ class Generation:
             prompt=prompt.tokens,
             sampling=choice_seed(params, index),
         )
-        stops = body.stops
         skip = body.skip_special_tokens is not False
         return Choice(
             number,
             prompt,
             journal,
             self._call.site.tokenizer.detokenizer(prompt.tokens, skip_special_tokens=skip),
-            StopStrings(stops, bool(body.include_stop_str_in_output)) if stops else None,
+            StopStrings(self._stops) if self._stops else None,
             self._on_delta,
             self._backend.cancel,
         )
@@ -168,9 +170,6 @@ def _failure(journal: Journal, reason: str) -> ApiError:
 
 async def respond(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
     """Generate, and answer as a stream or in one piece."""
-    if len(work.prompts) * work.body.choices > call.site.limits.choices:
-        most = call.site.limits.choices
-        raise ApiError(400, f"More than {most} answers in one request.", param="n")
     with call.working():
         if work.body.stream:
             return await _stream(call, work, renderer)

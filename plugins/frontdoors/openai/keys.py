@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from attrs import define, field, frozen
-from attrs.validators import ge
+from attrs.validators import ge, gt
 
 from shuntserve_core.errors import UserError
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
@@ -39,6 +39,9 @@ class ApiKey:
     """0 is no limit."""
     max_tokens: int = field(default=0, validator=ge(0))
     """Tokens of output in one request; 0 is no limit."""
+
+    weight: float = field(default=1.0, validator=gt(0))
+    """Share of the cluster under load, beside other keys': 2 gets twice what 1 gets."""
 
     def digest(self) -> bytes:
         """SHA-256 of the key; raises `UserError` where it is missing or easy to guess."""

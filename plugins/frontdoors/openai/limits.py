@@ -30,5 +30,11 @@ class Limits:
     """Open connections."""
     choices: int = field(default=128, validator=ge(1))
     """Answers in one request: prompts times `n`."""
+    text_workers: int = field(default=2, validator=ge(1))
+    """Processes that read long requests: JSON, chat templates, tokens."""
+    text_queue: int = field(default=64, validator=ge(1))
+    """Long requests of one key that may wait for such a process."""
+    text_seconds: float = field(default=10.0, validator=gt(0))
+    """Processor time for reading a request, once it is its turn."""
     model_defaults: bool = True
     """Whether the model's `generation_config.json` gives defaults for sampling."""

@@ -63,8 +63,8 @@ def _shallow(schema: Mapping[str, Any], param: str) -> Mapping[str, Any]:
     """The schema, unless it is nested absurdly."""
     level: list[Any] = [schema]
     for _ in range(MAX_DEPTH):
-        inner = [value.values() if isinstance(value, Mapping) else value for value in level]
-        level = [v for values in inner for v in values if isinstance(v, Mapping | list)]
+        inner = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [v for values in inner for v in values if isinstance(v, dict | list)]
         if not level:
             return schema
     raise ApiError(400, f"The schema has more than {MAX_DEPTH} levels.", param=param)

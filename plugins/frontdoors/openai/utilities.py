@@ -9,23 +9,12 @@ from aiohttp import web
 
 from shuntserve_core import __version__
 from shuntserve_plugins.frontdoors.openai import metrics
-from shuntserve_plugins.frontdoors.openai.answers import (
-    DetokenizeResponse,
-    Health,
-    Load,
-    Model,
-    ModelList,
-    TokenizeResponse,
-    Version,
-)
+from shuntserve_plugins.frontdoors.openai.answers import Health, Load, Model, ModelList, Version
 from shuntserve_plugins.frontdoors.openai.context import Call
-from shuntserve_plugins.frontdoors.openai.errors import ApiError
-from shuntserve_plugins.frontdoors.openai.prompts import chat_prompt, encode
-from shuntserve_plugins.frontdoors.openai.wire import DetokenizeRequest, TokenizeRequest
+from shuntserve_plugins.frontdoors.openai.prompts import check_model
+from shuntserve_plugins.frontdoors.openai.reading import Reading
 
 MODEL_PATH = "/v1/models/"
-_tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
-_detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
@@ -41,7 +30,7 @@ async def models(call: Call) -> web.StreamResponse:
 
 async def model(call: Call) -> web.StreamResponse:
     """That model by its name."""
-    call.check_model(unquote(call.request.path[len(MODEL_PATH) :]))
+    check_model(unquote(call.request.path[len(MODEL_PATH) :]), call.site.model)
     return json_response(_model(call))
 
 
@@ -52,36 +41,16 @@ def _model(call: Call) -> Model:
 
 async def tokenize(call: Call) -> web.StreamResponse:
     """The tokens of a text, or of a chat as its template renders it."""
-    body = await call.body(_tokenize_decoder)
-    call.check_model(body.model)
-    tokenizer = call.site.tokenizer
-    if (body.prompt is None) == (body.messages is None):
-        raise ApiError(400, "Give one of prompt and messages.", param="prompt")
-    if body.messages is not None:
-        tokens = await chat_prompt(
-            tokenizer,
-            body.messages,
-            add_generation_prompt=body.add_generation_prompt,
-            continue_final_message=body.continue_final_message,
-        )
-    else:
-        special = body.add_special_tokens is not False
-        tokens = await encode(tokenizer, body.prompt or "", special=special)
-    strings = [tokenizer.token_text(t) for t in tokens] if body.return_token_strs else None
-    length = call.site.backend.max_length
-    return json_response(TokenizeResponse(len(tokens), length, tokens, strings))
+    return _ready_made(await call.read("tokenize"))
 
 
 async def detokenize(call: Call) -> web.StreamResponse:
     """The text of tokens, special ones included."""
-    body = await call.body(_detokenize_decoder)
-    call.check_model(body.model)
-    tokenizer = call.site.tokenizer
-    if body.tokens and max(body.tokens) >= tokenizer.vocab_size:
-        last = tokenizer.vocab_size - 1
-        raise ApiError(400, f"Token ids go from 0 to {last}.", param="tokens")
-    text = tokenizer.decode(body.tokens, skip_special_tokens=False)
-    return json_response(DetokenizeResponse(text))
+    return _ready_made(await call.read("detokenize"))
+
+
+def _ready_made(reading: Reading) -> web.Response:
+    return web.Response(body=reading.answer, content_type="application/json")
 
 
 async def health(call: Call) -> web.StreamResponse:

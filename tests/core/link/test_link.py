@@ -347,6 +347,25 @@ async def test_a_pause_of_this_process_is_not_held_against_the_engine(recorder: 
         link.close()
 
 
+async def test_a_pause_of_this_process_does_not_look_like_its_death(recorder: Recorder) -> None:
+    """However long it is, as heartbeats go; only a host that does not answer is gone."""
+    policy = LinkPolicy(interval=0.01, missed=4)
+    with LinkServer(INFO, recorder, TOKEN, policy) as server:
+        link = await LinkClient.connect(server.start(), TOKEN, policy)
+        heard: list[StepOutput] = []
+        link.submit(request("a"), heard.append)
+        await until(lambda: recorder.requests)
+        time.sleep(100 * policy.interval * policy.missed * 0.5)  # noqa: ASYNC251 - the point
+        server.send_step([StepOutput("1:a", (7,))])
+        await until(lambda: heard)
+        assert link.lost is None
+        assert not recorder.aborted
+        sock = link._transport.get_extra_info("socket")  # type: ignore[union-attr]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < policy.host_silence
+        link.close()
+
+
 async def test_a_client_that_does_not_read_is_cut(recorder: Recorder) -> None:
     policy = LinkPolicy(write_buffer=100_000)
     with LinkServer(INFO, recorder, TOKEN, policy) as server:

@@ -7,6 +7,7 @@ import pytest
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.text import ChatTemplate, TemplateError, load_tokenizer
+from shuntserve_core.text.template import Budget, OutOfBudget
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be short."},
@@ -102,3 +103,49 @@ def test_reads_end_tokens_and_defaults_from_every_file(folder: Path, tmp_path: P
     assert tokenizer.defaults == {"top_p": 0.9}
     assert tokenizer.template is not None
     assert tokenizer.template.source == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+            "many steps",
+        ),
+        ("{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}", "many steps"),
+        ("{% for i in range(99) %}{{ messages[0].content }}{% endfor %}", "more than"),
+        (
+            "{% set n = namespace(x='x') %}"
+            "{% for i in range(64) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+            "more than",
+        ),
+        (
+            "{% set n = namespace(x='x') %}"
+            "{% for i in range(64) %}{% set n.x = n.x + n.x %}{% endfor %}",
+            "more than",
+        ),
+        ("{% set x = 99999999 * 'x' %}", "more than"),
+        ("{% set x = messages * 99999999 %}", "more than"),
+    ],
+)
+def test_no_template_takes_more_than_it_is_given(source: str, words: str) -> None:
+    budget = Budget(steps=100, characters=10_000)
+    with pytest.raises(OutOfBudget, match=words):
+        ChatTemplate(source).render([{"role": "user", "content": "x" * 200}], budget=budget)
+    assert budget.steps == 100
+
+
+def test_a_power_is_no_way_around() -> None:
+    with pytest.raises(TemplateError, match="power"):
+        ChatTemplate("{{ 9 ** 9 ** 9 }}").render(MESSAGES)
+
+
+def test_what_fits_is_rendered_as_ever() -> None:
+    source = (
+        "{% macro f(x) %}<{{ x ~ '-' ~ undefined }}>{% endmacro %}"
+        "{% for m in messages %}{{ f(m.role) + '!' * 2 }}{% endfor %}"
+        "{{ 2 * 3 + 1 }}{{ [1] + [2] }}"
+    )
+    budget = Budget(steps=20, characters=200)
+    text = ChatTemplate(source).render(MESSAGES, budget=budget)
+    assert text == "<system->!!<user->!!<assistant->!!7[1, 2]"
