@@ -18,6 +18,10 @@ class Journal:
     id: str
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    tenant: str = ""
+    """Who it is for: tenants share the cluster fairly."""
+    weight: float = 1.0
+    """The tenant's share, beside others'."""
     output: list[int] = field(factory=list)
     logprobs: list[TokenLogprob] = field(factory=list)
     """One for each token of `output` where asked for, else empty."""

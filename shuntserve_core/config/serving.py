@@ -45,7 +45,8 @@ class ServeTable:
     kv_bytes: int | None = field(default=None, validator=optional([ge(1), le(10**15)]))
     """KV memory of each GPU, bytes; by default what the estimate's batch needs."""
     queue: int = field(default=1024, validator=[ge(0), le(10**7)])
-    """Requests that may wait when all pipelines are full or gone."""
+    """Requests of one key (without keys: of one client address) that may wait when all pipelines
+    are full or gone."""
     queue_seconds: float = field(default=60.0, validator=_SECONDS)
     """Seconds that a request may wait before it fails with 503."""
     drain_seconds: float = field(default=30.0, validator=_SECONDS)

@@ -8,8 +8,13 @@
                               |  '--> told: error 503 |  |
                               |                       |  '-- max_faults ------> told: error 500
                               '--- lost, failed, -----'
-                                   migrated            '---- cancel ----------> forgotten, untold
+                              migrated, preempted      '---- cancel ----------> forgotten, untold
 ```
+
+Every tenant has a waiting room of its own, and whose turn it is goes by the work done for each
+(see `fair`).  Engines are sent no more than they run at once, so the queue is here and not in them.
+Where all are full, a tenant with less than its share gets a slot of one that has more: the request
+in it goes on later, from its tokens.
 
 A request on its way back to WAITING carries its tokens in its journal, stands in front of those
 that have none, and is ended instead where its journal is complete already, or where no engine can
@@ -35,8 +40,10 @@ from shuntserve_core.interfaces.frontdoor import Refused, Sink
 from shuntserve_core.interfaces.link import EngineLink, LinkLost, RequestRefused
 from shuntserve_core.journal import Journal
 from shuntserve_core.runtime.breaker import Breaker
+from shuntserve_core.runtime.fair import FairQueue, Room
 from shuntserve_core.runtime.flights import (
     PLANNED,
+    PREEMPTED,
     UNPLANNED,
     Counters,
     Flight,
@@ -96,29 +103,30 @@ class Dispatcher:
         self._clock: Clock = clock or asyncio.get_running_loop()
         self._lanes = Lanes(balancer, max_length=max_length, features=features)
         self._flights: dict[str, Flight] = {}
-        self._new: dict[str, Flight] = {}
-        self._resumed: dict[str, Flight] = {}
+        self._queue: FairQueue[Flight] = FairQueue()
 
     # For front doors
 
     def submit(self, journal: Journal, sink: Sink) -> None:
         """As `Backend.submit`."""
-        flight = Flight(journal, sink, since=self._clock.time())
+        if journal.id in self._flights:
+            self.counters.refused += 1
+            raise Refused(400, f"request id {journal.id!r} is in use")
+        room = self._queue.enter(journal.tenant, journal.weight)
+        flight = self._flights[journal.id] = Flight(journal, sink, room, since=self._clock.time())
         try:
             self._check(flight)
-            if not (self._resumed or self._new) and self._place(flight):
+            if not self._queue.waiting and self._place(flight):
                 self.counters.submitted += 1
                 return
-            if len(self._new) >= self._limit:
+            if len(room.later) >= self._limit:
                 raise self._full()
         except Refused:
-            if self._is(flight):
-                self._forget(flight)
+            self._forget(flight)
             self.counters.refused += 1
             raise
         self.counters.submitted += 1
-        self._flights[journal.id] = flight
-        self._wait(self._new, flight)
+        self._wait(flight)
         self._pump()
 
     def cancel(self, request_id: str) -> None:
@@ -155,7 +163,7 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Requests that wait."""
-        return len(self._new) + len(self._resumed)
+        return self._queue.waiting
 
     def status(self) -> dict[str, Any]:
         """As `Backend.status`."""
@@ -232,8 +240,6 @@ class Dispatcher:
     # Placing
 
     def _check(self, flight: Flight) -> None:
-        if flight.journal.id in self._flights:
-            raise Refused(400, f"request id {flight.journal.id!r} is in use")
         missing = self._lanes.missing(flight)
         if missing:
             raise Refused(400, f"no engine here can do this: {', '.join(sorted(missing))}")
@@ -256,7 +262,6 @@ class Dispatcher:
     def _send(self, flight: Flight, lane: Lane) -> None:
         journal, now = flight.journal, self._clock.time()
         journal.attempts += 1
-        self._flights[journal.id] = flight
         flight.board(lane)
         try:
             lane.link.submit(flight.request, partial(self._heard, flight, journal.attempts))
@@ -269,33 +274,88 @@ class Dispatcher:
             self.observer.queued(now - flight.since)
 
     def _pump(self) -> None:
-        """Place what waits, first come first served, as far as there is room."""
-        for queue in (self._resumed, self._new):
-            for flight in tuple(queue.values()):
+        """Place what waits, each tenant in its turn, as far as there is room or can be made."""
+        while self._queue.waiting:
+            for flight in self._queue.turns():
                 if not self._lanes.any_open(self._clock.time()):
-                    return
-                if queue.get(flight.journal.id) is not flight or flight.lane is not None:
-                    continue  # cancelled or placed from within a sink that was told something
-                try:
-                    self._place(flight)
-                except Refused as refused:
-                    self._fail(flight, refused.message, refused.status)
+                    break
+                if self._waits(flight):  # else a sink that was told something has changed that
+                    self._try(flight)
+            if not self._preempt():
+                return
+
+    def _try(self, flight: Flight) -> None:
+        try:
+            self._place(flight)
+        except Refused as refused:
+            self._fail(flight, refused.message, refused.status)
+
+    def _preempt(self) -> bool:
+        """Have a tenant with more than its share of slots give one to a tenant with less.
+
+        Says whether one did; what it gave up may then find a place elsewhere.
+        """
+        poor = min((room for room in self._queue if len(room)), key=Room.share, default=None)
+        waiting = None if poor is None else next(iter(poor))
+        if poor is None or waiting is None:
+            return False
+        flight = self._dispensable(poor, waiting)
+        if flight is None:
+            return False
+        self._put_off(flight)
+        self._try(waiting)
+        return not self._waits(waiting)
+
+    def _dispensable(self, room: Room[Flight], waiting: Flight) -> Flight | None:
+        """A request that may give its slot to the one that waits in a room; the least loss."""
+        rich = max(self._queue, key=Room.share)
+        if rich.share(-1) < room.share(1) or len(rich.running) < 2 or room.spent > rich.spent:
+            return None
+        found = [flight for flight in rich.running.values() if self._may_give_way(flight, waiting)]
+        return min(
+            found, key=lambda flight: flight.unread + len(flight.journal.output), default=None
+        )
+
+    def _may_give_way(self, flight: Flight, waiting: Flight) -> bool:
+        lane = flight.lane
+        if lane is None or not (self.keep_tokens or not flight.journal.output):
+            return False
+        if flight.journal.output and "resume" not in lane.link.info.features:
+            return False
+        ended = flight.journal.ended(self.max_length or flight.length) is not None
+        return not ended and self._lanes.would_take(lane, waiting, self._clock.time())
+
+    def _put_off(self, flight: Flight) -> None:
+        """Take a request from its engine, to go on before all others of its tenant."""
+        lane = flight.lane
+        if lane is None:
+            return
+        lane.link.abort(flight.journal.id)
+        flight.leave()
+        flight.rewrite(keep_tokens=True)
+        self.counters.preempted += 1
+        self.counters.recomputed_tokens += len(flight.request.prompt) + len(flight.request.output)
+        if not flight.kind:
+            flight.kind, flight.since = PREEMPTED, self._clock.time()
+        self._wait(flight, first=True)
 
     # Waiting
 
-    def _wait(self, queue: dict[str, Flight], flight: Flight) -> None:
-        queue[flight.journal.id] = flight
+    def _wait(self, flight: Flight, *, first: bool = False) -> None:
+        self._queue.add(flight.room, flight.journal.id, flight, first=first)
         flight.deadline = self._clock.call_later(self._queue_seconds, self._expired, flight)
 
     def _stop_waiting(self, flight: Flight) -> None:
-        self._new.pop(flight.journal.id, None)
-        self._resumed.pop(flight.journal.id, None)
+        self._queue.drop(flight.room, flight.journal.id)
         if flight.deadline is not None:
             flight.deadline.cancel()
             flight.deadline = None
 
     def _expired(self, flight: Flight) -> None:
-        if not self._is(flight) or flight.lane is not None:
+        if not self._waits(flight):
+            return
+        if flight.kind == PREEMPTED and flight.room.running:  # its turn comes after theirs
+            flight.deadline = self._clock.call_later(self._queue_seconds, self._expired, flight)
             return
         self.counters.timed_out += 1
         error = f"no pipeline had room within {self._queue_seconds:g} s"
@@ -349,6 +409,10 @@ class Dispatcher:
             tokens, logprobs = output.tokens[repeated:], output.logprobs[repeated:]
             output = evolve(output, tokens=tokens, logprobs=logprobs)
         self.counters.output_tokens += len(output.tokens)
+        more = len(flight.journal.output) + len(output.tokens) - flight.charged
+        if more > 0:
+            flight.charged += more
+            flight.room.charge(more)
         return output
 
     def _resumes(self, flight: Flight) -> None:
@@ -411,7 +475,7 @@ class Dispatcher:
         self.counters.recomputed_tokens += len(flight.request.prompt) + len(flight.request.output)
         if not flight.kind:  # else it was moved again before it had a word from the last one
             flight.kind, flight.since = kind, self._clock.time()
-        self._wait(self._resumed, flight)
+        self._wait(flight, first=True)
 
     # Ends
 
@@ -437,13 +501,24 @@ class Dispatcher:
         _tell(flight, output)
 
     def _forget(self, flight: Flight) -> None:
+        if self._flights.pop(flight.journal.id, None) is None:
+            return
         self._stop_waiting(flight)
         flight.leave()
-        self._flights.pop(flight.journal.id, None)
+        flight.settle()
+        self._queue.leave(flight.room)
+
+    def _waits(self, flight: Flight) -> bool:
+        return self._is(flight) and flight.lane is None
 
     def _is(self, flight: Flight) -> bool:
         """Whether a request is still under way."""
         return self._flights.get(flight.journal.id) is flight
+
+
+def _lost_work(flight: Flight) -> int:
+    """Tokens that an engine would have to read again."""
+    return len(flight.journal.prompt) + len(flight.journal.output)
 
 
 def _tell(flight: Flight, output: StepOutput) -> None:

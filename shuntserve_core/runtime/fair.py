@@ -34,9 +34,16 @@ class Room(Generic[T]):
     first: dict[str, T] = field(factory=dict)
     """Items that go before the others."""
     later: dict[str, T] = field(factory=dict)
+    running: dict[str, T] = field(factory=dict)
+    """Items that wait no longer; kept by the owner, where it wants to."""
 
     def __len__(self) -> int:
+        """Items that wait."""
         return len(self.first) + len(self.later)
+
+    def share(self, more: int = 0) -> float:
+        """Items that run, and so many `more`, divided by the weight."""
+        return (len(self.running) + more) / self.weight
 
     def __iter__(self) -> Iterator[T]:
         """Items in their order, as they are now."""
@@ -46,11 +53,6 @@ class Room(Generic[T]):
         """Count work as done for this tenant; less than nothing gives some back."""
         self.spent += work / self.weight
 
-    def drop(self, name: str) -> None:
-        """Have an item wait no longer, if it does."""
-        self.first.pop(name, None)
-        self.later.pop(name, None)
-
 
 class FairQueue(Generic[T]):
     """The rooms of all tenants."""
@@ -59,15 +61,12 @@ class FairQueue(Generic[T]):
         self._rooms: dict[str, Room[T]] = {}
         self._now = 0.0
         self._under_way = 0
+        self.waiting = 0
+        """Items that wait."""
 
     def __iter__(self) -> Iterator[Room[T]]:
         """Rooms of tenants that are known, those that wait for nothing among them."""
         return iter(self._rooms.values())
-
-    @property
-    def waiting(self) -> int:
-        """Items that wait."""
-        return sum(map(len, self._rooms.values()))
 
     def enter(self, tenant: str, weight: float) -> Room[T]:
         """Count an item of a tenant in, and give its room."""
@@ -90,6 +89,17 @@ class FairQueue(Generic[T]):
             self._now = 0.0
         elif len(self._rooms) > _REMEMBERED and not room.under_way:
             del self._rooms[room.tenant]
+
+    def add(self, room: Room[T], name: str, item: T, *, first: bool = False) -> None:
+        """Have an item wait; `first` before those that do not."""
+        (room.first if first else room.later)[name] = item
+        self.waiting += 1
+
+    def drop(self, room: Room[T], name: str) -> None:
+        """Have an item wait no longer, if it does."""
+        for items in (room.first, room.later):
+            if items.pop(name, None) is not None:
+                self.waiting -= 1
 
     def serve(self, room: Room[T], work: float) -> None:
         """A room has its turn, which begins with so much work."""

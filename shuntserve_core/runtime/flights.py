@@ -13,10 +13,15 @@ from shuntserve_core.interfaces.frontdoor import Sink
 from shuntserve_core.interfaces.link import READY, EngineLink
 from shuntserve_core.journal import Journal
 from shuntserve_core.runtime.breaker import Breaker
+from shuntserve_core.runtime.fair import Room
 from shuntserve_core.types.request import EngineRequest
 
 PLANNED, UNPLANNED = "planned", "unplanned"
 """Kinds of migration: asked for by the cluster manager, or forced by a loss or a failure."""
+PREEMPTED = "preempted"
+"""Another kind: its slot went to a tenant that had less than its share."""
+EXPECTED = 256
+"""Tokens of output that a request is taken to have when it is sent to an engine."""
 
 
 class Timer(Protocol):
@@ -74,6 +79,8 @@ class Counters:
     """Prompt and output tokens that migrated requests had to be read again by an engine."""
     resume_impossible: Counter[str] = field(factory=Counter)
     """By feature that no engine had."""
+    preempted: int = 0
+    """Requests that gave their slot to another tenant, to go on later."""
     circuits_opened: int = 0
     timed_out: int = 0
     """Of the failed: those that waited in the queue for too long."""
@@ -90,6 +97,7 @@ class Counters:
             "output_tokens": self.output_tokens,
             "recomputed_tokens": self.recomputed_tokens,
             "circuits_opened": self.circuits_opened,
+            "preempted": self.preempted,
             "resume_impossible": self.resume_impossible.total(),
         }
         for kind in (PLANNED, UNPLANNED):
@@ -173,6 +181,8 @@ class Flight:
 
     journal: Journal
     sink: Sink
+    room: Room[Flight]
+    """Its tenant's."""
     lane: Lane | None = None
     """Where it runs, or None while it waits."""
     pending: int = 0
@@ -190,6 +200,8 @@ class Flight:
     since: float = 0.0
     """When it began to wait, or when its tokens stopped coming."""
     deadline: Timer | None = None
+    charged: int = 0
+    """Tokens of output that its tenant has been charged for."""
 
     request: EngineRequest = field(init=False)
     """What the next engine gets."""
@@ -220,7 +232,21 @@ class Flight:
         self.pending = self.unread + request.sampling.max_tokens - len(request.output)
         self.lane = lane
         lane.flights[self.journal.id] = self
+        self.room.running[self.journal.id] = self
         lane.tokens += self.pending
+
+    def begins(self) -> int:
+        """Charge its tenant for what it is expected to be; tokens, 0 if that was done before."""
+        if self.charged:
+            return 0
+        self.charged = min(self.journal.sampling.max_tokens, EXPECTED)
+        return len(self.journal.prompt) + self.charged
+
+    def settle(self) -> None:
+        """Charge its tenant for the tokens that it has, no more and no less."""
+        if self.charged:
+            self.room.charge(len(self.journal.output) - self.charged)
+            self.charged = len(self.journal.output)
 
     def work(self, tokens: int) -> None:
         """Count tokens that its engine made, and with the first of them all that it read."""
@@ -234,6 +260,6 @@ class Flight:
         """Count it out of its lane."""
         lane, self.lane = self.lane, None
         if lane is not None:
-            del lane.flights[self.journal.id]
+            del lane.flights[self.journal.id], self.room.running[self.journal.id]
             lane.tokens -= self.pending
         self.pending = self.unread = 0

@@ -90,6 +90,11 @@ class Lanes:
             return None
         return self._lanes[self._balancer.pick([lane.candidate() for lane in lanes])]
 
+    def would_take(self, lane: Lane, flight: Flight, now: float) -> bool:
+        """Whether a lane could take a request if one of its own left."""
+        able = lane.can(flight.features, self._need(flight))
+        return able and lane.serves and lane.breaker.admits(now)
+
     def _need(self, flight: Flight) -> int:
         """Tokens of context: an engine with less would cut the answer short, and differently."""
         return min(flight.length, self.max_length or flight.length)

@@ -86,6 +86,8 @@ class Generation:
             id=f"{self._call.id}-{number}" if number else self._call.id,
             prompt=prompt.tokens,
             sampling=choice_seed(params, index),
+            tenant=self._call.tenant,
+            weight=self._call.weight,
         )
         skip = body.skip_special_tokens is not False
         return Choice(

@@ -115,11 +115,11 @@ class WorkerPool:
         try:
             if len(room) >= self.queue:
                 raise Busy
-            room.later[job.name] = job
+            self._queue.add(room, job.name, job)
             self._start_jobs()
             return await job.done
         finally:
-            room.drop(job.name)
+            self._queue.drop(room, job.name)
             self._queue.leave(room)
 
     async def close(self) -> None:
@@ -136,7 +136,7 @@ class WorkerPool:
             job = next(filter(self._may_run, self._queue.turns()), None)
             if job is None:
                 return
-            job.room.drop(job.name)
+            self._queue.drop(job.room, job.name)
             self._queue.serve(job.room, sum(map(len, job.frames)))
             self._by_tenant[job.room.tenant] += 1
             task = asyncio.create_task(self._run(job))

@@ -392,3 +392,95 @@ def test_starting_over_repeats_no_token_to_the_sink() -> None:
     second.say("r", 1, "length")
     assert listener.tokens == list(range(7))
     assert bench.dispatcher.counters.recomputed_tokens == 3 + 3
+
+
+def of(bench: Bench, tenant: str, name: str, weight: float = 1.0, **sampling: Any) -> Listener:
+    journal = journal_of(name, **sampling)
+    journal.tenant, journal.weight = tenant, weight
+    listener = Listener(journal)
+    bench.dispatcher.submit(journal, listener)
+    return listener
+
+
+def running(bench: Bench) -> list[str]:
+    return sorted(name for link in bench.links.values() for name in link.open)
+
+
+def test_a_tenant_without_a_slot_gets_one_of_whoever_has_more_than_its_share() -> None:
+    bench = Bench(2)
+    hog = [of(bench, "hog", f"h{number}") for number in range(6)]
+    bench.links[bench.at("h0")].say("h0", 5)
+    assert running(bench) == ["h0", "h1", "h2", "h3"]
+    of(bench, "late", "l0", max_tokens=1)
+    assert "l0" in running(bench)
+    assert "h0" in running(bench)  # the others had less to lose
+    assert bench.dispatcher.counters.preempted == 1
+    bench.links[bench.at("l0")].say("l0", 1, "length")
+    assert running(bench) == ["h0", "h1", "h2", "h3"]
+    assert hog[0].tokens == [0, 1, 2, 3, 4]
+
+
+def test_who_gave_way_goes_on_from_its_tokens() -> None:
+    bench = Bench(1)
+    first, second = of(bench, "hog", "h0"), of(bench, "hog", "h1")
+    for name in ("h0", "h1"):
+        bench.links["a"].say(name, 3)
+    stale = bench.links["a"].open["h0"][1]
+    of(bench, "late", "l0")
+    gone = next(name for name in ("h0", "h1") if not bench.at(name))
+    stale(StepOutput("h0", (77,)))
+    bench.clock.advance(2)
+    bench.links["a"].say("l0", 1, "stop")
+    assert bench.links["a"].open[gone][0].output == (0, 1, 2)
+    for name, listener in (("h0", first), ("h1", second)):
+        bench.links["a"].say(name, 2, "length")
+        assert (listener.tokens, listener.outcome) == ([0, 1, 2, 3, 4], "length")
+    assert ("preempted", 2.0) in bench.durations.stalls
+
+
+def test_slots_end_up_divided_by_weight() -> None:
+    bench = Bench(1)
+    bench.links.clear()
+    bench.dispatcher.remove_pipeline("a")
+    bench.add("b", capacity=8)
+    for number in range(20):
+        of(bench, "one", f"o{number}")
+    for number in range(20):
+        of(bench, "three", f"t{number}", weight=3.0)
+    have = [name[0] for name in running(bench)]
+    assert (have.count("o"), have.count("t")) == (2, 6)
+
+
+def test_nobody_gives_way_where_it_could_not_go_on() -> None:
+    bench = Bench(0)
+    bench.add("a", features=ALL - {"resume"})
+    for number in range(3):
+        of(bench, "hog", f"h{number}", temperature=0)
+    for name in ("h0", "h1"):
+        bench.links["a"].say(name, 1)
+    of(bench, "late", "l0", temperature=0)
+    assert running(bench) == ["h0", "h1"]
+    bench.links["a"].say("h0", 1, "stop")
+    assert "l0" in running(bench)
+
+
+def test_every_tenant_has_a_waiting_room_of_its_own() -> None:
+    bench = Bench(1, queue=3)
+    for number in range(5):
+        of(bench, "hog", f"h{number}")
+    with pytest.raises(Refused, match="full"):
+        of(bench, "hog", "h5")
+    of(bench, "late", "l0")
+    assert "l0" in running(bench)
+
+
+def test_who_gave_way_is_not_ended_while_its_tenant_is_served() -> None:
+    bench = Bench(1, queue_seconds=10)
+    listeners = [of(bench, "hog", f"h{number}") for number in range(2)]
+    of(bench, "late", "l0")
+    bench.clock.advance(100)
+    assert [listener.outcome for listener in listeners] == [None, None]
+    for name in running(bench):
+        if name != "l0":
+            bench.links["a"].say(name, 1, "stop")
+    assert len([name for name in running(bench) if name[0] == "h"]) == 1

@@ -79,10 +79,14 @@ class Machine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 12),
         logprobs=st.sampled_from([None, None, 0]),
         stop=st.sampled_from([(), (), (3,)]),
+        tenant=st.sampled_from(["", "a", "b"]),
     )
-    def submit(self, max_tokens: int, logprobs: int | None, stop: tuple[int, ...]) -> None:
+    def submit(
+        self, max_tokens: int, logprobs: int | None, stop: tuple[int, ...], tenant: str
+    ) -> None:
         name = f"r{len(self.listeners)}"
         journal = journal_of(name, max_tokens, logprobs=logprobs, stop_token_ids=stop)
+        journal.tenant, journal.weight = tenant, 2.0 if tenant == "b" else 1.0
         listener = Listener(journal)
         try:
             self.dispatcher.submit(journal, listener)
@@ -206,11 +210,22 @@ class Machine(RuleBasedStateMachine):
         if self.dispatcher is None or not self.dispatcher.waiting:
             return
         now = self.clock.time()
-        waiting = [*self.dispatcher._resumed.values(), *self.dispatcher._new.values()]
+        waiting = [flight for room in self.dispatcher._queue for flight in room]
         for lane in self.dispatcher._lanes:
             if lane.open(now) and lane.breaker.next_trial is None:
                 for flight in waiting:
                     assert not lane.can(flight.features, flight.length)
+
+    @invariant()
+    def rooms_are_the_truth(self) -> None:
+        if self.dispatcher is None:
+            return
+        rooms = list(self.dispatcher._queue)
+        running = [name for room in rooms for name in room.running]
+        assert sorted(running) == sorted(name for li in self.links.values() for name in li.open)
+        assert sum(map(len, rooms)) == self.dispatcher.waiting
+        assert sum(room.under_way for room in rooms) == self.dispatcher.in_flight
+        assert bool(rooms) == bool(self.dispatcher.in_flight)
 
     def teardown(self) -> None:
         """Give everybody time: nothing may hang for ever."""
