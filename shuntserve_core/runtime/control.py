@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 from attrs import field, frozen
-from attrs.validators import ge, in_, le, optional
+from attrs.validators import and_, ge, in_, le, optional
 
 from shuntserve_core.api import body_of, guarded
 from shuntserve_core.errors import UserError, did_you_mean
@@ -86,4 +86,4 @@ class _Event:
 
     node: str
     kind: str = field(validator=in_(EVENT_KINDS))
-    notice: float | None = field(default=None, validator=optional([ge(0), le(MOST_NOTICE)]))
+    notice: float | None = field(default=None, validator=optional(and_(ge(0), le(MOST_NOTICE))))
