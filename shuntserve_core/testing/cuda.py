@@ -269,9 +269,12 @@ class FakeDriver:
             return number
 
     def destroy_stream(self, stream: int) -> None:
-        """What is under way is done first."""
+        """Not while a copy is under way: CUDA would let it go on, and say nothing of its end."""
         with self._begin("destroy_stream"):
-            self.synchronize(stream)
+            if self._streams.get(stream):
+                raise CudaError("destroy_stream", INVALID_VALUE, "a copy is under way")
+            if stream not in self._streams:
+                raise CudaError("destroy_stream", _INVALID_HANDLE, "no such stream")
             del self._streams[stream]
 
     def synchronize(self, stream: int | None = None) -> None:

@@ -170,6 +170,19 @@ def unpinned_under_a_copy(d: FakeDriver) -> None:
     d.unpin(source)
 
 
+def destroyed_under_a_copy(d: FakeDriver) -> None:
+    address, _ = mapped(d)
+    stream = d.stream()
+    d.copy(address, d.pin(4096), 10, stream)
+    d.destroy_stream(stream)
+
+
+def destroyed_twice(d: FakeDriver) -> None:
+    stream = d.stream()
+    d.destroy_stream(stream)
+    d.destroy_stream(stream)
+
+
 def waited_for_no_stream(d: FakeDriver) -> None:
     stream = d.stream()
     d.destroy_stream(stream)
@@ -206,6 +219,8 @@ WRONG = [
     (imported_from_another_card, "not memory of this GPU"),
     (unpinned_twice, "not pinned"),
     (unpinned_under_a_copy, "a copy is under way"),
+    (destroyed_under_a_copy, "a copy is under way"),
+    (destroyed_twice, "no such stream"),
     (waited_for_no_stream, "no such stream"),
 ]
 
