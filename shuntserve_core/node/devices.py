@@ -28,4 +28,10 @@ def cuda_trouble(gpus: int, *, driver: str = DRIVER) -> str:
         torch = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return "torch is not installed"
-    return f"torch {torch} is built for the CPU" if torch.endswith("+cpu") else ""
+    if torch.endswith("+cpu"):
+        return f"torch {torch} is built for the CPU"
+    try:
+        importlib.metadata.version("cuda-bindings")
+    except importlib.metadata.PackageNotFoundError:
+        return "cuda-bindings is not installed: it comes with the extra `cuda`"
+    return ""

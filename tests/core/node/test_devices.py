@@ -47,8 +47,15 @@ device = "DEVICE"
 """
 
 
-def driver(monkeypatch: pytest.MonkeyPatch, *, count: int, init: int = 0, torch: str = "2") -> None:
-    """A driver with so many GPUs, and a version of torch."""
+def driver(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    count: int,
+    init: int = 0,
+    torch: str = "2",
+    bindings: bool = True,
+) -> None:
+    """A driver with so many GPUs, a version of torch, and cuda-bindings or not."""
 
     def counted(out: Any) -> int:
         out._obj.value = count
@@ -58,7 +65,13 @@ def driver(monkeypatch: pytest.MonkeyPatch, *, count: int, init: int = 0, torch:
     monkeypatch.setattr(
         ctypes, "CDLL", lambda name, **how: library if name == DRIVER else REAL(name, **how)
     )
-    monkeypatch.setattr(devices.importlib.metadata, "version", lambda _: torch)
+
+    def version(package: str) -> str:
+        if package == "cuda-bindings" and not bindings:
+            raise devices.importlib.metadata.PackageNotFoundError(package)
+        return torch
+
+    monkeypatch.setattr(devices.importlib.metadata, "version", version)
 
 
 def test_a_machine_without_a_driver_is_told_so() -> None:
@@ -75,6 +88,10 @@ def test_a_machine_without_a_driver_is_told_so() -> None:
         ({"count": 4, "init": 803}, "the NVIDIA driver does not start: CUDA error 803"),
         ({"count": 4, "torch": "2.13.0+cpu"}, "torch 2.13.0+cpu is built for the CPU"),
         ({"count": 4, "torch": "2.13.0+cu130"}, ""),
+        (
+            {"count": 4, "bindings": False},
+            "cuda-bindings is not installed: it comes with the extra `cuda`",
+        ),
     ],
 )
 def test_what_is_missing(
