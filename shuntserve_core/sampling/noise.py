@@ -27,9 +27,11 @@ import importlib.util
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
+from attrs import frozen
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -76,6 +78,17 @@ def philox(counter: Sequence[Words], key: Sequence[Words]) -> tuple[Words, Words
     return multiplied[0], added[0], multiplied[1], added[1]
 
 
+@frozen(eq=False)
+class _Room:
+    """What `Noise` works in, a part at a time."""
+
+    mixed: Tensor
+    spare: Tensor
+    values: Tensor
+    scores: Tensor
+    """(rows at once, vocabulary and what makes it whole groups)"""
+
+
 class Noise:
     """Draws tokens of one vocabulary on one device; for one thread at a time."""
 
@@ -91,12 +104,26 @@ class Noise:
         self._rows = max(1, elements // vocab)
         # A row on a CPU is taken in parts, of which the last may be short.
         self._columns = min(vocab, elements) if self._device.type == "cpu" else vocab
-        size = self._rows * self._columns
-        self._mixed = torch.empty(size, dtype=torch.int32, device=self._device)
-        self._spare = torch.empty_like(self._mixed)
-        self._values = torch.empty(size, dtype=torch.float32, device=self._device)
-        width = -(-vocab // _GROUP) * _GROUP
-        self._scores = torch.full((self._rows, width), -math.inf, device=self._device)
+        if not self.fused:
+            _ = self._room
+
+    @property
+    def fused(self) -> bool:
+        """Whether one kernel does it, in one pass over the logits."""
+        return self._fused is not None
+
+    @cached_property
+    def _room(self) -> _Room:
+        """Made when it is needed: a kernel needs none."""
+        size, width = self._rows * self._columns, -(-self.vocab // _GROUP) * _GROUP
+        with torch.inference_mode(mode=False):  # so that it may be used in that mode and without
+            mixed = torch.empty(size, dtype=torch.int32, device=self._device)
+            return _Room(
+                mixed,
+                torch.empty_like(mixed),
+                torch.empty(size, device=self._device),
+                torch.full((self._rows, width), -math.inf, device=self._device),
+            )
 
     def keys(self, seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
         """Keys of rows, on the device: (rows, 4), int32."""
@@ -121,7 +148,7 @@ class Noise:
         for start in range(0, logits.shape[0], self._rows):
             rows = slice(start, start + self._rows)
             count = keys[rows].shape[0]
-            scores = self._scores[:count]
+            scores = self._room.scores[:count]
             for low in range(0, self.vocab, self._columns):
                 part = slice(low, min(low + self._columns, self.vocab))
                 into = scores[:, part]
@@ -142,8 +169,8 @@ class Noise:
 
     def _gumbel(self, keys: Tensor, part: slice, out: Tensor) -> None:
         """The noise of some tokens for each key."""
-        mixed, spare = self._mixed[: out.numel()], self._spare[: out.numel()]
-        values = self._values[: out.numel()]
+        room, count = self._room, out.numel()
+        mixed, spare, values = room.mixed[:count], room.spare[:count], room.values[:count]
         mix(self._tokens[part], keys, mixed.view(out.shape), spare.view(out.shape))
         values.copy_(mixed)
         torch.bitwise_right_shift(values.view(torch.int32), TABLE_SHIFT, out=spare)
