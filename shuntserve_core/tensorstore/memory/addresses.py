@@ -52,7 +52,8 @@ class HostRange:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = -(-max(nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
         self.address = _map(0, self.nbytes, _PROT_NONE, _nothing())
-        weakref.finalize(self, _munmap, self.address, self.nbytes)
+        finalizer = weakref.finalize(self, _munmap, self.address, self.nbytes)
+        finalizer.atexit = False  # a tensor may be in use to the very end
 
     def back(self, allocations: Iterable[Allocation], *, writable: bool) -> None:
         """Map files in memory one behind the other, in the place of all that was there."""

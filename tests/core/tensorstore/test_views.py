@@ -114,6 +114,18 @@ def test_a_range_is_reserved_until_nobody_sees_it() -> None:
     assert not reserved(address)
 
 
+def test_memory_is_there_until_the_process_ends() -> None:
+    code = (
+        "import atexit, ctypes\n"
+        "atexit.register(lambda: print(ctypes.string_at(addresses.address, 1)))\n"
+        "from shuntserve_core.tensorstore.memory import HostMemory\n"
+        "addresses = HostMemory().reserve(4096)\n"
+        "addresses.back([HostMemory().allocate(4096)], writable=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"b'\\x00'\n"
+
+
 @pytest.mark.parametrize("memory", [HostMemory(), CudaMemory(FakeDriver())])
 def test_nothing_is_mapped_beside_a_range(memory: Memory) -> None:
     addresses, allocation = memory.reserve(4 * MIB), memory.allocate(2 * MIB)
