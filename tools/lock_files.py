@@ -68,7 +68,9 @@ def main() -> None:
             else:
                 kept += with_hashes(line, hashes)
         file.write_text(HEADER + kept)
-    (folder / "torch-cuda.txt").write_text(CUDA_HEADER + "".join(dict(sorted(cuda.items())).values()))
+    (folder / "torch-cuda.txt").write_text(
+        CUDA_HEADER + "".join(dict(sorted(cuda.items())).values())
+    )
 
 
 if __name__ == "__main__":
