@@ -13,7 +13,7 @@ HEADER = """\
 CUDA_HEADER = (
     HEADER
     + """\
-# What torch needs beside itself where its build is one for CUDA; builds for the CPU need none of it.
+# What torch needs beside itself where its build is one for CUDA; for the CPU it needs none.
 """
 )
 _CUDA = re.compile(r"nvidia-.*|cuda-.*|triton")

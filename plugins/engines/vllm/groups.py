@@ -8,7 +8,6 @@ ever, and hidden states travel between whole stages.
 
 from __future__ import annotations
 
-import pickle
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -25,6 +24,8 @@ from vllm.distributed.parallel_state import (
     TensorMetadata,
     init_model_parallel_group,
 )
+
+from shuntserve_plugins.engines.vllm.words import Described, checked_size, packed, unpacked
 
 Ranks = list[list[int]]
 """Global ranks, stage by stage."""
@@ -127,7 +128,9 @@ class StagesGroup(GroupCoordinator):
         words: list[Any] = []
         data: list[Any] = []
         kept: list[Tensor] = []
-        described = _packed(metadata)
+        described = packed(
+            [(k, Described(*v) if isinstance(v, TensorMetadata) else v) for k, v in metadata]
+        )
         for receiver, part, parts in self._receivers():
             for message in (torch.tensor([described.numel()]), described):
                 words.append(dist.isend(message, dst=receiver, group=cpu_group))
@@ -154,7 +157,7 @@ class StagesGroup(GroupCoordinator):
         handles: list[Any] = []
         finishing: list[Callable[[], None]] = []
         for key, value in _receive_words(sender, cpu_group):
-            if not isinstance(value, TensorMetadata):
+            if not isinstance(value, Described):
                 received[key] = value
                 continue
             device = value.device if value.device == "cpu" else self.device
@@ -228,13 +231,9 @@ def _gathering(
     return finish
 
 
-def _packed(words: Any) -> Tensor:
-    return torch.frombuffer(bytearray(pickle.dumps(words)), dtype=torch.uint8)
-
-
 def _receive_words(sender: int, group: Any) -> Any:
     size = torch.empty(1, dtype=torch.long)
     dist.recv(size, src=sender, group=group)
-    data = torch.empty(int(size), dtype=torch.uint8)
+    data = torch.empty(checked_size(int(size)), dtype=torch.uint8)
     dist.recv(data, src=sender, group=group)
-    return pickle.loads(data.numpy().tobytes())  # noqa: S301 - from a rank of this engine
+    return unpacked(data)

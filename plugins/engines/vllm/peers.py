@@ -11,19 +11,28 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener, wait
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    answer_challenge,
+    deliver_challenge,
+    wait,
+)
 from typing import Any
 
 from attrs import define
 
 CALLS, LIFE = "calls", "life"
 _CONNECT_SECONDS = 120.0
+_HANDSHAKE_SECONDS = 5
+"""A stranger that connects and says nothing holds the others up for so long, and no longer."""
 _RETRY_SECONDS = 0.05
 _BEAT_SECONDS = 0.25
 _STARTING_SECONDS = 120.0
@@ -55,7 +64,8 @@ class Hub:
 
     def __init__(self, address: str, token: str, peers: int) -> None:
         host, _, port = address.rpartition(":")
-        self._listener = Listener((host, int(port)), backlog=2 * peers + 2, authkey=token.encode())
+        self._listener = socket.create_server((host, int(port)), backlog=2 * peers + 2)
+        self._token = token.encode()
         self._count = peers
         self._calls: dict[int, Connection] = {}
         self._lives: dict[int, Connection] = {}
@@ -66,10 +76,16 @@ class Hub:
     def accept(self, silence: Silence) -> None:
         """Wait for every rank, and watch them from then on; a stranger is ignored."""
         while len(self._calls) < self._count or len(self._lives) < self._count:
+            sock, _ = self._listener.accept()
+            connection = Connection(sock.detach())
             try:
-                connection = self._listener.accept()
+                _limit(connection, _HANDSHAKE_SECONDS)
+                deliver_challenge(connection, self._token)
+                answer_challenge(connection, self._token)
                 rank, purpose = connection.recv()
+                _limit(connection, 0)
             except (AuthenticationError, EOFError, OSError):
+                connection.close()
                 continue
             _tune(connection)
             (self._calls if purpose == CALLS else self._lives)[rank] = connection
@@ -186,6 +202,13 @@ def _connect(address: tuple[str, int], token: str) -> Connection:
         else:
             _tune(connection)
             return connection
+
+
+def _limit(connection: Connection, seconds: int) -> None:
+    """How long one read or write may take; 0 is for ever."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
 
 
 def _tune(connection: Connection) -> None:

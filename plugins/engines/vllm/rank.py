@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput
 from vllm.v1.serial_utils import run_method
@@ -14,6 +13,7 @@ from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from shuntserve_plugins.engines.vllm.configuration import build_configuration
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
+from shuntserve_plugins.engines.vllm.meeting import TCPStore, meet
 
 PREPARE = "prepare"
 """A call that is not vLLM's: join the others, and take the weights."""
@@ -32,7 +32,7 @@ class Rank:
 
     def open_meeting(self) -> int:
         """Where all ranks are to meet, this one being rank 0: a port that was free."""
-        self._meeting = _meet(self._spec.launch.ranks[0].host, 0)
+        self._meeting = meet(self._spec.launch.ranks[0].host, 0)
         return self._meeting.port
 
     def run(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -51,7 +51,7 @@ class Rank:
             torch.accelerator.set_device_index(launch.ranks[rank].gpu)
         dist.init_process_group(  # vLLM finds it initialised
             current_platform.dist_backend,
-            store=self._meeting or _meet(host, port),
+            store=self._meeting or meet(host, port),
             rank=rank,
             world_size=len(launch.ranks),
         )
@@ -69,8 +69,3 @@ class Rank:
         )
         self._worker.init_device()
         self._worker.load_model()
-
-
-def _meet(host: str, port: int) -> TCPStore:
-    """Open the meeting point on a free port (0), or go to it."""
-    return TCPStore(host, port, is_master=not port, wait_for_workers=False)
