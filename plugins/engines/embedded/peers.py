@@ -17,6 +17,8 @@ _NONCE_BYTES = 16
 _LONGEST = 64 << 20
 _CONNECT_SECONDS = 120.0
 _PROOF_SECONDS = 5.0
+"""For the whole of it: strangers that send a byte now and then hold nobody up for longer."""
+_PROOF_BYTES = 256
 _RETRY_SECONDS = 0.02
 _BUFFER_BYTES = 128 << 10
 
@@ -56,7 +58,8 @@ class Door:
     def _verify(self, sock: socket.socket) -> int:
         nonce = os.urandom(_NONCE_BYTES)
         send(sock, nonce)
-        rank, proof = receive(sock)
+        deadline = time.monotonic() + _PROOF_SECONDS
+        rank, proof = receive(sock, longest=_PROOF_BYTES, deadline=deadline)
         if not hmac.compare_digest(proof, _proof(self._token, nonce, rank)):
             raise PeerLost("it does not know the token")
         return int(rank)
@@ -91,25 +94,31 @@ def send_bytes(sock: socket.socket, data: bytes | memoryview) -> None:
         raise PeerLost(str(error)) from error
 
 
-def receive(sock: socket.socket) -> Any:
-    """The next message; keys of maps may be numbers, as in `logit_bias`.  Raises `PeerLost`."""
+def receive(sock: socket.socket, *, longest: int = _LONGEST, deadline: float | None = None) -> Any:
+    """The next message; keys of maps may be numbers, as in `logit_bias`.
+
+    Raises `PeerLost`, also for one that is longer than `longest` bytes, and where it has not come
+    whole by `deadline`, on the monotonic clock.
+    """
     try:
         length_bytes = bytearray(_LENGTH.size)
-        receive_into(sock, memoryview(length_bytes))
+        receive_into(sock, memoryview(length_bytes), deadline)
         (length,) = _LENGTH.unpack(length_bytes)
-        if length > _LONGEST:
+        if length > longest:
             raise PeerLost(f"it announced {length} bytes")
         body = bytearray(length)
-        receive_into(sock, memoryview(body))
+        receive_into(sock, memoryview(body), deadline)
         return msgpack.unpackb(body, strict_map_key=False)
     except ValueError as error:
         raise PeerLost(str(error)) from error
 
 
-def receive_into(sock: socket.socket, room: memoryview) -> None:
+def receive_into(sock: socket.socket, room: memoryview, deadline: float | None = None) -> None:
     """Fill `room` with what comes.  Raises `PeerLost`."""
     try:
         while room:
+            if deadline is not None:
+                sock.settimeout(max(0.001, deadline - time.monotonic()))
             count = sock.recv_into(room, 0, socket.MSG_WAITALL)
             if not count:
                 raise PeerLost("the connection was closed")

@@ -58,7 +58,7 @@ def _is_entry(entry: Any) -> bool:
 
 def _metadata(value: Any) -> Described:
     device, name, sizes = value
-    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+    dtype: Any = getattr(torch, str(name).removeprefix("torch."), None)
     sound = device in _DEVICES and isinstance(dtype, torch.dtype) and isinstance(sizes, list)
     if not sound or len(sizes) > _MOST_DIMENSIONS:
         raise ValueError("another rank sent no metadata of a tensor")
