@@ -161,7 +161,7 @@ def wait_for(port: int) -> None:
 
 def first_byte_times(port: int, count: int) -> list[float]:
     """Seconds from sending a request to the first bytes of its stream, one at a time."""
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     request = (head + f"Content-Length: {len(BODY)}\r\n\r\n{BODY}").encode()
     times = []
     with socket.create_connection(("127.0.0.1", port)) as connection:

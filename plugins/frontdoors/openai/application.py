@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 from attrs import define, frozen
 
-from shuntserve_plugins.frontdoors.openai import utilities
+from shuntserve_plugins.frontdoors.openai import browsers, utilities
 from shuntserve_plugins.frontdoors.openai.chat import chat_completions
 from shuntserve_plugins.frontdoors.openai.completions import completions
 from shuntserve_plugins.frontdoors.openai.context import Call, Site
@@ -65,6 +65,8 @@ class Application:
     keys: KeyRing
     open_metrics: bool = False
     cors_origins: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+    """Names of this server, for clients without keys."""
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request; errors have one shape, whatever they are."""
@@ -89,12 +91,17 @@ class Application:
         theirs = request.headers.get("X-Request-Id")
         usable = theirs is not None and _REQUEST_ID.fullmatch(theirs) is not None
         now = time.perf_counter()
-        return Call(self.site, request, own, theirs if theirs and usable else own, now)
+        call = Call(self.site, request, own, theirs if theirs and usable else own, now)
+        if self.cors_origins:
+            call.cors = browsers.cors(request, self.cors_origins)
+        return call
 
     async def _answer(self, call: Call, route: Route | None) -> web.StreamResponse:
         try:
-            preflight = self._preflight(call.request)
-            response = preflight or await self._dispatch(call, route)
+            if call.cors and call.request.method == "OPTIONS":
+                response: web.StreamResponse = browsers.preflight(call.request)
+            else:
+                response = await self._dispatch(call, route)
         except ApiError as error:
             response = error_response(error)
             call.log.setdefault("error", error.code or error.type)
@@ -123,26 +130,16 @@ class Application:
             )
         if not (route.open or (self.open_metrics and path in _COUNTS)):
             call.key = self.keys.find(call.request.headers.get("Authorization"))
+            if call.key is None:
+                browsers.check(call.request, self.hosts, self.cors_origins)
+            elif method == "POST":
+                call.key.arrive(call.started)
         return await route.handler(call)
-
-    def _preflight(self, request: web.BaseRequest) -> web.Response | None:
-        """The answer to a browser that asks whether a page may call this API."""
-        if request.method != "OPTIONS" or request.headers.get("Origin") not in self.cors_origins:
-            return None
-        headers = {
-            "Access-Control-Allow-Methods": "GET, POST",
-            "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
-            "Access-Control-Max-Age": "600",
-        }
-        return web.Response(status=204, headers=headers)
 
     def _add_headers(self, call: Call, response: web.StreamResponse) -> None:
         response.headers["X-Request-Id"] = call.request_id
         response.headers["Server"] = "shuntserve"
-        origin = call.request.headers.get("Origin") if self.cors_origins else None
-        if origin in self.cors_origins:
-            response.headers["Access-Control-Allow-Origin"] = origin or ""
-            response.headers["Vary"] = "Origin"
+        response.headers.update(call.cors)
         if self.site.draining:
             response.force_close()
 

@@ -35,7 +35,7 @@ async def chat_completions(call: Call) -> web.StreamResponse:
     shape = answer_shape(body)
     params = sampling_params(
         body,
-        call.served(),
+        call.served(body.choices),
         prompt_length=len(prompt),
         max_tokens=body.max_completion_tokens or body.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,

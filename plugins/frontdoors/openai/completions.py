@@ -33,7 +33,7 @@ async def completions(call: Call) -> web.StreamResponse:
     # Prompts differ in their length alone, so the longest is the one to be checked.
     params = sampling_params(
         body,
-        call.served(),
+        call.served(len(reading.prompts) * body.choices),
         prompt_length=max(map(len, reading.prompts)),
         max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
         logprobs=body.logprobs,

@@ -7,7 +7,7 @@ import ipaddress
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from shuntserve_core.interfaces.frontdoor import Backend
 from shuntserve_core.text import TextTokenizer
 from shuntserve_plugins.frontdoors.openai.desk import Desk
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
-from shuntserve_plugins.frontdoors.openai.keys import KeyUse
+from shuntserve_plugins.frontdoors.openai.keys import KeyUse, Stay
 from shuntserve_plugins.frontdoors.openai.limits import Limits
 from shuntserve_plugins.frontdoors.openai.metrics import Metrics
 from shuntserve_plugins.frontdoors.openai.reading import Reading
@@ -102,17 +102,26 @@ class Call:
     started: float
     """When it arrived, by `time.perf_counter` (the loop's own clock may tick in milliseconds)."""
     key: KeyUse | None = None
+    cors: Mapping[str, str] = field(factory=dict)
+    """Headers of the answer for the page that asks, if it may."""
+    produced: Callable[[], int] = int
+    """Tokens of output so far."""
     log: dict[str, Any] = field(factory=dict)
     """Further fields of the access log; nothing that a client wrote as text."""
 
-    def served(self) -> Served:
+    def served(self, answers: int) -> Served:
         """What the request can be checked against."""
         site = self.site
+        cap = self.key.key.max_tokens if self.key else 0
+        if cap and answers > cap:
+            raise ApiError(
+                400, f"This API key may ask for at most {cap} tokens of output.", param="n"
+            )
         return Served(
             site.tokenizer,
             site.backend.features,
             site.backend.max_length,
-            self.key.key.max_tokens if self.key else 0,
+            cap // answers,
             site.tokenizer.defaults if site.limits.model_defaults else {},
         )
 
@@ -162,17 +171,24 @@ class Call:
             raise too_large from None
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """For as long as something is generated; raises `ApiError` where there is no room."""
+    def working(self, answers: int, prompt_tokens: int, reserved: int) -> Iterator[None]:
+        """For as long as something is generated; raises `ApiError` where there is no room.
+
+        `reserved` is the output that was asked for in so many words, of all answers together.
+        """
         with self.site.working():
             if self.key is None:
                 yield
                 return
-            self.key.enter(self.started)
+            stay = Stay(answers, reserved, self._produced)
+            self.key.enter(self.started, stay, prompt_tokens)
             try:
                 yield
             finally:
-                self.key.leave()
+                self.key.leave(stay)
+
+    def _produced(self) -> int:
+        return self.produced()
 
 
 def network_of(address: str) -> str:

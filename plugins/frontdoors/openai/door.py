@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import resource
+import socket
 import ssl
 import time
 from contextlib import suppress
@@ -49,6 +50,9 @@ class OpenAIFrontDoor:
     """Whether `/metrics` needs no key."""
     cors_origins: tuple[str, ...] = ()
     """Web origins (`https://example.org`) whose pages may call this API."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names beside this machine's own and `localhost` under which browsers may reach a server
+    without API keys; addresses need not be named."""
     tls_certificate: str = ""
     """File with the certificate chain, in PEM; with it the server speaks HTTPS only."""
     tls_key: str = ""
@@ -83,7 +87,9 @@ class OpenAIFrontDoor:
             document(with_keys=bool(keys)),
         )
         origins = frozenset(self.cors_origins)
-        application = Application(site, keys, self.open_metrics, origins)
+        names = {socket.gethostname(), self.host, *self.allowed_hosts}
+        hosts = frozenset(name.lower() for name in names)
+        application = Application(site, keys, self.open_metrics, origins, hosts)
         self._server = ConnectionServer(application.handle, limits, metrics)
         loop = asyncio.get_running_loop()
         try:

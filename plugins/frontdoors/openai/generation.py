@@ -53,9 +53,27 @@ class Work:
 
     def usage(self, choices: Sequence[Choice]) -> Usage:
         """Exact counts; a prompt counts once, however many answers it has."""
-        prompt = sum(len(prompt.tokens) for prompt, _ in self.prompts)
+        prompt = self.prompt_tokens
         completion = sum(choice.counted for choice in choices)
         return usage_of(prompt, completion)
+
+    @property
+    def answers(self) -> int:
+        """Sequences to generate."""
+        return len(self.prompts) * self.body.choices
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, each once."""
+        return sum(len(prompt.tokens) for prompt, _ in self.prompts)
+
+    @property
+    def reserved(self) -> int:
+        """Tokens of output that were asked for; 0 where nobody said how many."""
+        body = self.body
+        if body.max_tokens is None and getattr(body, "max_completion_tokens", None) is None:
+            return 0
+        return self.body.choices * sum(params.max_tokens for _, params in self.prompts)
 
 
 class Generation:
@@ -78,6 +96,8 @@ class Generation:
             for prompt, params in work.prompts
             for index in range(work.body.choices)
         ]
+        choices = self.choices
+        call.produced = lambda: sum(choice.counted for choice in choices)
 
     def _choice(self, body: Sampling, prompt: Prompt, params: SamplingParams, index: int) -> Choice:
         number = self._unfinished
@@ -172,7 +192,7 @@ def _failure(journal: Journal, reason: str) -> ApiError:
 
 async def respond(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
     """Generate, and answer as a stream or in one piece."""
-    with call.working():
+    with call.working(work.answers, work.prompt_tokens * work.body.choices, work.reserved):
         if work.body.stream:
             return await _stream(call, work, renderer)
         return await _whole(call, work, renderer)
@@ -190,7 +210,7 @@ async def _whole(call: Call, work: Work, renderer: Renderer) -> web.StreamRespon
 
 
 async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
-    stream = EventStream(call.request, {"X-Request-Id": call.request_id})
+    stream = EventStream(call.request, {"X-Request-Id": call.request_id, **call.cors})
     begun: set[Choice] = set()
 
     def emit(choice: Choice, delta: Delta) -> None:

@@ -34,11 +34,13 @@ class ApiKey:
     file: str = ""
     """File that holds the key itself."""
     max_in_flight: int = field(default=0, validator=ge(0))
-    """Requests at once; 0 is no limit."""
+    """Answers at once: `n` of them, and every prompt of a list, count each; 0 is no limit."""
     requests_per_minute: int = field(default=0, validator=ge(0))
-    """0 is no limit."""
+    """Answers asked for, and requests that are refused or only count tokens; 0 is no limit."""
+    tokens_per_minute: int = field(default=0, validator=ge(0))
+    """Tokens of prompts and output, for every answer; 0 is no limit."""
     max_tokens: int = field(default=0, validator=ge(0))
-    """Tokens of output in one request; 0 is no limit."""
+    """Tokens of output in one request, all its answers together; 0 is no limit."""
 
     weight: float = field(default=1.0, validator=gt(0))
     """Share of the cluster under load, beside other keys': 2 gets twice what 1 gets."""
@@ -83,6 +85,48 @@ def _parse_digest(text: str, where: str) -> bytes:
     return digest
 
 
+@define
+class Bucket:
+    """Holds a minute's worth of something, and fills steadily."""
+
+    per_minute: int
+    """0 is no limit."""
+    _level: float = field(init=False)
+    _checked_at: float = field(default=0.0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._level = float(self.per_minute)
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until so much may be taken; 0 if it may be now."""
+        if not self.per_minute:
+            return 0.0
+        gained = (now - self._checked_at) * self.per_minute / 60
+        self._level = min(self.per_minute, self._level + gained)
+        self._checked_at = now
+        return max(0.0, (amount - self._level) * 60 / self.per_minute)
+
+    def take(self, amount: float) -> None:
+        """Take so much, whether or not it is there; less than nothing gives it back."""
+        self._level -= amount
+
+
+@define(eq=False)
+class Stay:
+    """A request that is being answered, as its key's limits see it."""
+
+    answers: int = 1
+    reserved: int = 0
+    """Tokens of output that it asked for, and that are counted already."""
+    produced: Callable[[], int] = int
+    """Tokens of output so far."""
+
+    @property
+    def owed(self) -> int:
+        """Tokens produced that are not counted yet."""
+        return max(0, self.produced() - self.reserved)
+
+
 @define(eq=False)
 class KeyUse:
     """A key and what it is being used for right now."""
@@ -90,43 +134,78 @@ class KeyUse:
     key: ApiKey
     digest: bytes
     in_flight: int = 0
-    _allowance: float = field(init=False)
-    _checked_at: float = field(default=0.0, init=False)
+    """Answers."""
+    _requests: Bucket = field(init=False)
+    _tokens: Bucket = field(init=False)
+    _stays: set[Stay] = field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._allowance = float(self.key.requests_per_minute)
+        self._requests = Bucket(self.key.requests_per_minute)
+        self._tokens = Bucket(self.key.tokens_per_minute)
 
-    def enter(self, now: float) -> None:
-        """Count a request in; raises `ApiError` 429 where the key has no room for it."""
-        key = self.key
-        if key.max_in_flight and self.in_flight >= key.max_in_flight:
-            raise ApiError(
-                429,
-                f"This API key may have {key.max_in_flight} requests in flight.",
-                code="too_many_in_flight",
-                retry_after=1,
-            )
-        if key.requests_per_minute:
-            self._take_turn(now, key.requests_per_minute)
-        self.in_flight += 1
+    def arrive(self, now: float) -> None:
+        """Count a request, whatever becomes of it; raises `ApiError` 429 for one too many."""
+        self._take(self._requests, 1, now, "requests")
 
-    def _take_turn(self, now: float, per_minute: int) -> None:
-        """A bucket that holds a minute's requests and fills steadily."""
-        gained = (now - self._checked_at) * per_minute / 60
-        self._allowance = min(per_minute, self._allowance + gained)
-        self._checked_at = now
-        if self._allowance < 1:
-            raise ApiError(
-                429,
-                f"This API key may make {per_minute} requests a minute.",
-                code="rate_limit_exceeded",
-                retry_after=(1 - self._allowance) * 60 / per_minute,
-            )
-        self._allowance -= 1
+    def enter(self, now: float, stay: Stay, prompt_tokens: int = 0) -> None:
+        """Count a request's answers in; raises `ApiError` 429 where there is no room for them now,
+        and 400 where there never is."""
+        self._check_in_flight(stay.answers)
+        extra = stay.answers - 1
+        needed = prompt_tokens + stay.reserved
+        if self._tokens.per_minute:
+            owed = sum(other.owed for other in self._stays)
+            self._check(self._tokens, max(needed, 1), now, "tokens", owed)
+        if extra:
+            self._take(self._requests, extra, now, "requests", whole=stay.answers)
+        self._tokens.take(needed)
+        self.in_flight += stay.answers
+        self._stays.add(stay)
 
-    def leave(self) -> None:
-        """Count a request out."""
-        self.in_flight -= 1
+    def leave(self, stay: Stay) -> None:
+        """Count a request out, and give back what it did not use."""
+        self.in_flight -= stay.answers
+        self._stays.discard(stay)
+        self._tokens.take(stay.produced() - stay.reserved)
+
+    def _check_in_flight(self, answers: int) -> None:
+        most = self.key.max_in_flight
+        if not most or self.in_flight + answers <= most:
+            return
+        raise ApiError(
+            400 if answers > most else 429,
+            f"This API key may have {most} requests in flight; each answer counts.",
+            code="too_many_in_flight",
+            retry_after=None if answers > most else 1,
+        )
+
+    def _take(
+        self, bucket: Bucket, amount: int, now: float, what: str, whole: int | None = None
+    ) -> None:
+        self._check(bucket, amount, now, what, whole=whole)
+        bucket.take(amount)
+
+    def _check(
+        self,
+        bucket: Bucket,
+        amount: int,
+        now: float,
+        what: str,
+        owed: int = 0,
+        whole: int | None = None,
+    ) -> None:
+        wait = bucket.wait(amount + owed, now)
+        if not wait:
+            return
+        never = (whole or amount) > bucket.per_minute
+        raise ApiError(
+            400 if never else 429,
+            f"This API key may make {bucket.per_minute} requests a minute; each answer counts."
+            if what == "requests"
+            else f"This API key may use {bucket.per_minute} tokens a minute.",
+            code="rate_limit_exceeded",
+            retry_after=None if never else wait,
+        )
 
 
 class KeyRing:

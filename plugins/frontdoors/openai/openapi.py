@@ -17,6 +17,7 @@ _JSON = "application/json"
 _ERRORS = {
     400: "The request is not valid",
     401: "An API key is missing or wrong",
+    403: "A page of another origin or name may have sent the request",
     404: "There is no such model or path",
     405: "The path takes another method",
     408: "The request did not arrive, or was not answered, in time",

@@ -33,7 +33,7 @@ class Served:
     features: frozenset[str]
     max_length: int
     token_cap: int = 0
-    """Most tokens that this client may ask for at once; 0 is no cap."""
+    """Most tokens that this client may ask for in each answer; 0 is no cap."""
     defaults: Mapping[str, Any] = field(factory=dict)
 
 
@@ -99,7 +99,8 @@ def _max_tokens(served: Served, prompt_length: int, asked: int | None) -> int:
     if served.token_cap and asked > served.token_cap:
         raise ApiError(
             400,
-            f"This API key may ask for at most {served.token_cap} tokens of output.",
+            f"This API key may ask for at most {served.token_cap} tokens of output "
+            "in each of so many answers.",
             param="max_tokens",
         )
     return asked

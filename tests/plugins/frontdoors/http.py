@@ -51,7 +51,7 @@ def request(
     if isinstance(body, dict):
         body = json.dumps(body).encode()
     named = {
-        "Host": "x",
+        "Host": "localhost",
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
     } | {name.replace("_", "-"): value for name, value in headers.items()}

@@ -18,7 +18,7 @@ from shuntserve_core.testing.frontdoors import FrontDoorContract, ScriptedBacken
 from shuntserve_core.testing.models import write_tokenizer
 from shuntserve_plugins.frontdoors.openai.door import OpenAIFrontDoor
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
-from shuntserve_plugins.frontdoors.openai.keys import ApiKey, KeyUse
+from shuntserve_plugins.frontdoors.openai.keys import ApiKey, KeyUse, Stay
 from tests.plugins.frontdoors.conftest import MODEL, Serve
 from tests.plugins.frontdoors.http import hang_up, read_answer, request, send, until
 
@@ -121,14 +121,72 @@ async def test_each_key_has_its_own_limits(serve: Serve) -> None:
 def test_requests_per_minute_fill_up_steadily() -> None:
     use = KeyUse(ApiKey("a", requests_per_minute=60), b"")
     for _ in range(60):
-        use.enter(100.0)
+        use.arrive(100.0)
     with pytest.raises(ApiError) as caught:
-        use.enter(100.5)
+        use.arrive(100.5)
     assert caught.value.headers["Retry-After"] == "1"
-    use.enter(101.0)
+    use.arrive(101.0)
     with pytest.raises(ApiError):
-        use.enter(101.0)
-    assert use.in_flight == 61
+        use.arrive(101.0)
+
+
+def test_answers_count_as_what_they_are() -> None:
+    use = KeyUse(ApiKey("a", requests_per_minute=60, max_in_flight=10), b"")
+    with pytest.raises(ApiError) as caught:
+        use.enter(0.0, Stay(11))
+    assert caught.value.status == 400
+    stay = Stay(8)
+    use.arrive(0.0)
+    use.enter(0.0, stay)
+    with pytest.raises(ApiError) as caught:
+        use.enter(0.0, Stay(3))
+    assert (caught.value.status, caught.value.code) == (429, "too_many_in_flight")
+    use.leave(stay)
+    assert use.in_flight == 0
+    for _ in range(52):
+        use.arrive(0.0)
+    with pytest.raises(ApiError) as caught:
+        use.arrive(0.0)
+    assert caught.value.code == "rate_limit_exceeded"
+
+
+def test_tokens_per_minute() -> None:
+    use = KeyUse(ApiKey("a", tokens_per_minute=600), b"")
+    with pytest.raises(ApiError) as caught:
+        use.enter(0.0, Stay(1, 600), prompt_tokens=1)
+    assert caught.value.status == 400
+    made = 0
+    asked, open_end = Stay(1, 300, lambda: 100), Stay(1, 0, lambda: made)
+    use.enter(0.0, asked, prompt_tokens=100)
+    use.enter(0.0, open_end, prompt_tokens=100)
+    with pytest.raises(ApiError) as caught:  # 100 are left
+        use.enter(0.0, Stay(1, 100), prompt_tokens=10)
+    assert (caught.value.status, caught.value.headers["Retry-After"]) == (429, "1")
+    use.leave(asked)  # it used 200 less than it asked for
+    made = 250
+    with pytest.raises(ApiError):  # 300, of which 250 are being used
+        use.enter(0.0, Stay(1, 100))
+    use.enter(0.0, Stay(1, 50))
+    use.leave(open_end)
+    with pytest.raises(ApiError):
+        use.enter(0.0, Stay(1))
+    use.enter(10.0, Stay(1, 100))
+
+
+async def test_refused_requests_and_counted_texts_are_requests_too(serve: Serve) -> None:
+    key = ApiKey("one", sha256=hashed(KEY), requests_per_minute=4, max_tokens=30)
+    served = await serve(api_keys=(key,))
+    headers = {"Authorization": f"Bearer {KEY}"}
+    for path, body, status in (
+        ("/tokenize", {"prompt": "fox"}, 200),
+        ("/detokenize", {"tokens": [5]}, 200),
+        ("/v1/completions", GOOD | {"n": 4, "max_tokens": 8}, 400),  # 32 tokens in all
+        ("/v1/completions", GOOD | {"nonsense": 1}, 400),
+        ("/v1/completions", GOOD, 429),
+        ("/tokenize", {"prompt": "fox"}, 429),
+    ):
+        answer = await send(served.address, request(body, path, **headers))
+        assert answer.status == status, path
 
 
 async def test_drain_finishes_what_is_under_way(serve: Serve) -> None:
