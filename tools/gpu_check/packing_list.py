@@ -84,7 +84,6 @@ LEFT_OUT = (
     "pillow.libs/libavif*",
     "PIL/_avif*",
     "tvm_ffi/3rdparty/*",
-    "tvm_ffi/lib/libtvm_ffi_testing*",
 )
 
 LEFT_OUT_OF_VLLM = (
