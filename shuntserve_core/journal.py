@@ -22,6 +22,8 @@ class Journal:
     """Who it is for: tenants share the cluster fairly."""
     weight: float = 1.0
     """The tenant's share, beside others'."""
+    cache_salt: str = ""
+    """As in `EngineRequest`."""
     output: list[int] = field(factory=list)
     logprobs: list[TokenLogprob] = field(factory=list)
     """One for each token of `output` where asked for, else empty."""
@@ -49,6 +51,7 @@ class Journal:
             prompt=self.prompt,
             sampling=self.sampling,
             output=tuple(self.output),
+            cache_salt=self.cache_salt,
         )
 
     def ended(self, max_length: int) -> str | None:

@@ -6,7 +6,7 @@
 | CHALLENGE | server | version, nonce, proof |
 | PROOF | client | proof |
 | WELCOME | server | `EngineInfo` as a map, state |
-| SUBMIT | client | id, prompt, output (little-endian uint32), sampling (a map of what is set) |
+| SUBMIT | client | id, prompt, output (little-endian uint32), sampling (what is set), cache salt |
 | ABORT | client | id |
 | ACTIVATE | client | |
 | PING | client | number |
@@ -56,18 +56,20 @@ def submit_message(request: EngineRequest, wire_id: str) -> Message:
         for name, default in _SAMPLING
         if (value := getattr(request.sampling, name)) != default
     }
-    return (SUBMIT, wire_id, _pack(request.prompt), _pack(request.output), sampling)
+    prompt, output = _pack(request.prompt), _pack(request.output)
+    return (SUBMIT, wire_id, prompt, output, sampling, request.cache_salt)
 
 
 def submitted(message: Message) -> EngineRequest:
     """The request in a SUBMIT.  Raises `ProtocolError`."""
     try:
-        _, request_id, prompt, output, sampling = message
+        _, request_id, prompt, output, sampling, cache_salt = message
         return EngineRequest(
             id=_text(request_id),
             prompt=_unpack(prompt),
             sampling=_converter.structure(sampling, SamplingParams),
             output=_unpack(output),
+            cache_salt=_text(cache_salt),
         )
     except ProtocolError:
         raise

@@ -65,6 +65,9 @@ class EngineRequest:
     sampling: SamplingParams
     output: tuple[int, ...] = field(default=(), converter=_ids)
     """Tokens generated before, to be treated as output (penalties, `min_tokens`, grammar, seed)."""
+    cache_salt: str = ""
+    """Keys and values are shared with requests of the same salt alone, wherever prompts are equal;
+    empty is a salt like any other."""
 
     @property
     def features(self) -> frozenset[str]:

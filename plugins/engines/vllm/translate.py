@@ -36,7 +36,7 @@ def core_request(
         pooling_params=None,
         arrival_time=0.0,
         lora_request=None,
-        cache_salt=None,
+        cache_salt=request.cache_salt or None,
         data_parallel_rank=None,
     )
 

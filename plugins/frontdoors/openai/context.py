@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ipaddress
 import itertools
 import secrets
@@ -41,6 +42,8 @@ class Site:
     """When the server started, in Unix seconds."""
     document: bytes = b""
     """The OpenAPI document."""
+    salt_secret: bytes | None = None
+    """Makes each key's `cache_salt`; None where keys share cached prompts."""
     draining: bool = False
     abort: set[Callable[[ApiError], None]] = field(factory=set)
     """Enders of the generations under way."""
@@ -143,6 +146,17 @@ class Call:
         if self.key is not None:
             return f"key:{self.key.key.name}"
         return f"address:{network_of(self.request.remote or '')}"
+
+    @property
+    def cache_salt(self) -> str:
+        """Whose cached prompts it may use: its key's, everybody's without keys or if shared.
+
+        Nobody outside can guess it, so that no client can make a prompt that meets another's.
+        """
+        if self.key is None or self.site.salt_secret is None:
+            return ""
+        name = self.key.key.name.encode()
+        return hashlib.blake2b(name, key=self.site.salt_secret, digest_size=16).hexdigest()
 
     @property
     def weight(self) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import resource
+import secrets
 import socket
 import ssl
 import time
@@ -48,6 +49,9 @@ class OpenAIFrontDoor:
     """Sizes, times and connections."""
     open_metrics: bool = False
     """Whether `/metrics` needs no key."""
+    share_prefixes: bool = False
+    """Whether prompts that engines have cached serve all keys.  Otherwise each key has its own: how
+    soon an answer begins then tells nobody what others have asked.  Without keys, all share."""
     cors_origins: tuple[str, ...] = ()
     """Web origins (`https://example.org`) whose pages may call this API."""
     allowed_hosts: tuple[str, ...] = ()
@@ -85,6 +89,7 @@ class OpenAIFrontDoor:
             metrics,
             int(time.time()),
             document(with_keys=bool(keys)),
+            None if self.share_prefixes else secrets.token_bytes(32),
         )
         origins = frozenset(self.cors_origins)
         names = {socket.gethostname(), self.host, *self.allowed_hosts}

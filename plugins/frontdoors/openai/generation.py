@@ -108,6 +108,7 @@ class Generation:
             sampling=choice_seed(params, index),
             tenant=self._call.tenant,
             weight=self._call.weight,
+            cache_salt=self._call.cache_salt,
         )
         skip = body.skip_special_tokens is not False
         return Choice(

@@ -73,11 +73,12 @@ def test_malformed_bodies_are_protocol_errors(body: Any) -> None:
         stop_token_ids=TOKENS,
         logprobs=st.none() | st.integers(0, 20),
     ),
+    st.text(max_size=40),
 )
 def test_requests_survive(
-    prompt: tuple[int, ...], output: tuple[int, ...], sampling: SamplingParams
+    prompt: tuple[int, ...], output: tuple[int, ...], sampling: SamplingParams, salt: str
 ) -> None:
-    request = EngineRequest("r", prompt, sampling, output)
+    request = EngineRequest("r", prompt, sampling, output, salt)
     (message,) = FrameDecoder().feed(encode(m.submit_message(request, "r")))
     assert m.submitted(message) == request
 

@@ -61,6 +61,29 @@ async def test_without_the_right_key_nothing_but_health_is_open(serve: Serve) ->
         assert (await client.completions.create(**GOOD)).choices
 
 
+@pytest.mark.parametrize("shared", [False, True])
+async def test_each_key_has_cached_prompts_of_its_own_unless_they_are_shared(
+    serve: Serve, shared: bool
+) -> None:
+    keys = (ApiKey("a", sha256=hashed(KEY)), ApiKey("b", sha256=hashed(OTHER)))
+    served = await serve(api_keys=keys, share_prefixes=shared)
+    for key in (KEY, OTHER, KEY):
+        async with served.client(key) as client:
+            await client.completions.create(**GOOD, n=2)
+    one, again, other, other_again, third, _ = (j.cache_salt for j in served.backend.submitted)
+    assert one == again == third
+    assert other == other_again
+    assert (one == other == "") if shared else one and other and one != other
+    assert served.backend.submitted[0].request().cache_salt == one
+
+
+async def test_without_keys_all_share_cached_prompts(serve: Serve) -> None:
+    served = await serve()
+    async with served.client() as client:
+        await client.completions.create(**GOOD)
+    assert [journal.cache_salt for journal in served.backend.submitted] == [""]
+
+
 async def test_keys_from_environment_and_file(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
