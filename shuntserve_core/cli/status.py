@@ -70,7 +70,7 @@ def _pipelines(report: dict[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table(title="Pipelines", title_justify="left")
-    for column in ("pipeline", "state", "requests", "stages"):
+    for column in ("pipeline", "state", "requests", "copied weights", "stages"):
         table.add_column(column)
     for run in report["pipelines"]:
         stages = " > ".join(
@@ -78,7 +78,9 @@ def _pipelines(report: dict[str, Any]) -> Any:
             for stage in run["stages"]
         )
         state = f"{run['state']} ({run['leaving']})" if run["leaving"] else run["state"]
-        table.add_row(run["name"], state, f"{run['running']} + {run['waiting']}", stages)
+        requests = f"{run['running']} + {run['waiting']}"
+        copied = f"{run['weights_copied_bytes'] / 1e6:,.1f} MB"
+        table.add_row(run["name"], state, requests, copied, stages)
     return table
 
 

@@ -361,6 +361,7 @@ class PipelineRun:
             "serving_since": self.serving_since,
             "switch_seconds": self.switch_seconds,
             "switch": dict(self.switch.seconds) if self.switch is not None else None,
+            "weights_copied_bytes": self.copied_bytes,
             "throughput_rps": self.plan.estimate.throughput_rps,
             "capacity": self.capacity,
             "working_bytes": self.working_bytes,

@@ -123,8 +123,8 @@ def copies_warning(runs: Iterable[PipelineRun], dtype: str) -> str:
         return ""
     return (
         f"engines hold {copied / 1e6:.0f} MB of weights in copies of their own, beside the tensor "
-        f"stores', and so will each engine that comes after them: the weights are not stored as "
-        f"model.dtype = {dtype!r}; store them so, or give the type that they are stored as"
+        f"stores', and so will each engine that comes after them, while the one before serves: "
+        f"repacked for a CPU, or not stored as model.dtype = {dtype!r}"
     )
 
 

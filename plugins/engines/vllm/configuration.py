@@ -10,7 +10,7 @@ from vllm.engine.arg_utils import EngineArgs
 
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec, longest
 from shuntserve_plugins.engines.vllm.executor import RankExecutor
-from shuntserve_plugins.engines.vllm.lending import LOAD_FORMAT
+from shuntserve_plugins.engines.vllm.lending import LOAD_FORMAT, lends
 from shuntserve_plugins.engines.vllm.sampling import SeededRows
 
 WORKER = "shuntserve_plugins.engines.vllm.stage_worker.StageWorker"
@@ -36,7 +36,7 @@ def build_configuration(spec: WorkerSpec) -> VllmConfig:
         model_loader_extra_config={
             "socket": place.store_socket,
             "shard": cattrs.unstructure(launch.shard(spec.rank)),
-            "lend": options.weights == "lend",
+            "lend": lends(options.weights),
         },
         distributed_executor_backend=RankExecutor,
         worker_cls=WORKER,

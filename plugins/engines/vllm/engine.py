@@ -45,8 +45,9 @@ class Vllm:
     """Keep the keys and values of prompts that others may share."""
     enforce_eager: bool = True
     """Without compilation and CUDA graphs: ready sooner, and somewhat slower on GPUs."""
-    weights: str = field(default="lend", validator=in_(("lend", "copy")))
-    """`lend` uses the tensor store's memory; `copy` lets vLLM repack its own copy for the CPU."""
+    weights: str = field(default="auto", validator=in_(("auto", "lend", "copy")))
+    """`lend` uses the tensor store's memory; `copy` lets vLLM repack a copy of its own for the CPU.
+    `auto` copies on a CPU and lends on a GPU."""
     silence_seconds: float = field(default=10.0, validator=ge(1.0))
     """A rank that says nothing for so long is taken for dead.  One that ends is noticed at once."""
     threads: int = field(default=1, validator=ge(1))
@@ -106,16 +107,15 @@ class Vllm:
         }
 
 
-def shared_memory_name(spec: WorkerSpec, method: str) -> str:
-    """What vLLM names a group's shared memory by on a CPU; without a common name it uses gloo.
+def shares_memory(spec: WorkerSpec) -> bool:
+    """Whether ranks of a stage on a CPU talk through shared memory, and not through gloo.
 
-    In shared memory ranks wait for each other in busy loops.  Where they are more than the cores,
+    In shared memory they wait for each other in busy loops.  Where they are more than the cores,
     one that waits keeps the very one from running that it waits for.
     """
-    port = method.rpartition(":")[2]
     ranks, host = spec.launch.ranks, spec.launch.ranks[spec.rank].host
     beside = sum(rank.host == host for rank in ranks) * spec.options.threads
-    return port if beside <= len(os.sched_getaffinity(0)) else f"{port}-{spec.rank}"
+    return beside <= len(os.sched_getaffinity(0))
 
 
 def check(launch: EngineLaunch, block_size: int) -> None:

@@ -18,17 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from vllm.distributed import parallel_state
-from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
-from vllm.distributed.parallel_state import (
-    GroupCoordinator,
-    TensorMetadata,
-    init_model_parallel_group,
-)
+from vllm.distributed.parallel_state import GroupCoordinator
 
 from shuntserve_plugins.engines.vllm.words import Described, checked_size, packed, unpacked
 
 Ranks = list[list[int]]
 """Global ranks, stage by stage."""
+_SHARED = "/dev/shm/"  # noqa: S108 - where shm_open puts it
+_CPU_GROUP = "-cpushm_"
+"""In the names of memory that vLLM's ranks share on a CPU."""
 
 
 def stages_of(degrees: Sequence[int]) -> Ranks:
@@ -37,10 +35,20 @@ def stages_of(degrees: Sequence[int]) -> Ranks:
     return [list(range(s, s + d)) for s, d in zip(starts, degrees, strict=True)]
 
 
-def build_groups(degrees: Sequence[int]) -> None:
+def columns_of(stages: Ranks) -> Ranks:
+    """Pipelines of one rank a stage that have every rank among them.
+
+    The last of a narrow stage is in several: any of them has it in the same place.
+    """
+    width = max(len(ranks) for ranks in stages)
+    return [[ranks[min(row, len(ranks) - 1)] for ranks in stages] for row in range(width)]
+
+
+def build_groups(degrees: Sequence[int], *, shared_memory: bool = True) -> None:
     """Do for a ragged grid what `initialize_model_parallel` does for a full one.
 
     All ranks must call it, after `init_distributed_environment` and before vLLM would make groups.
+    Without `shared_memory` the ranks of a stage on a CPU talk through gloo.
     """
     world = parallel_state.get_world_group()
     backend = dist.get_backend(world.device_group)
@@ -48,28 +56,29 @@ def build_groups(degrees: Sequence[int]) -> None:
     singles = [[rank] for rank in range(world.world_size)]
 
     def group(ranks: Ranks, name: str) -> GroupCoordinator:
-        return init_model_parallel_group(ranks, world.local_rank, backend, group_name=name)
+        return GroupCoordinator(ranks, world.local_rank, backend, True, group_name=name)
 
-    parallel_state._TP = parallel_state._ETP = group(stages, "tp")
+    # On a CPU vLLM shares memory in groups that are called so.
+    tensor_parallel = "tp" if shared_memory else "stage"
+    parallel_state._TP = parallel_state._ETP = group(stages, tensor_parallel)
     parallel_state._ENGRAM_DP = None
     parallel_state._DCP = group(singles, "dcp")
     parallel_state._PCP = group(singles, "pcp")
     parallel_state._DP = group(singles, "dp")
-    parallel_state._PP = StagesGroup(stages, world, backend)
+    parallel_state._PP = StagesGroup(stages, world.local_rank, backend)
 
 
 def unname_shared_memory() -> None:
-    """Take away the name of the memory that this rank shares with others on a CPU.
+    """Take away the names of the memory that this rank shares with others on a CPU.
 
-    All of a group have it by the time that the group is made.  vLLM would keep the name until the
+    All of a group have it by the time that the group is made.  vLLM would keep a name until its
     process ends in good order; left behind by one that is killed, it holds its memory for ever, and
     keeps an engine that is given the same port from starting.
     """
-    for group in (parallel_state.get_tp_group(), parallel_state.get_pp_group()):
-        shared = getattr(group.device_communicator, "dist_module", None)
-        if isinstance(shared, _CPUSHMDistributed):
-            name = f"{shared.group_name}_{shared.communicator.rank}"
-            Path("/dev/shm", name).unlink(missing_ok=True)  # noqa: S108 - where shm_open puts it
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        _, mapped, name = line.partition(_SHARED)
+        if mapped and _CPU_GROUP in name:
+            Path(_SHARED + name).unlink(missing_ok=True)
 
 
 class StagesGroup(GroupCoordinator):
@@ -79,27 +88,10 @@ class StagesGroup(GroupCoordinator):
     the same), and gathers the whole inside its own stage: every byte crosses between nodes once.
     """
 
-    def __init__(self, stages: Ranks, world: GroupCoordinator, backend: str) -> None:
-        self.unique_name = parallel_state._get_unique_name("pp")
-        parallel_state._register_group(self)
-        self.rank = dist.get_rank()
-        self.local_rank = world.local_rank
-        self.device_index = world.device_index
-        self.device = world.device
+    def __init__(self, stages: Ranks, local_rank: int, backend: str) -> None:
+        super().__init__(columns_of(stages), local_rank, backend, False, group_name="pp")
         self.stages = stages
-        self.stage = next(i for i, ranks in enumerate(stages) if self.rank in ranks)
-        self.ranks = [ranks[0] for ranks in stages]
-        self.ranks[self.stage] = self.rank
-        self.group_ranks = [self.ranks]
-        self.world_size = len(stages)
-        self.rank_in_group = self.stage
-        self.torch_distributed_backend = backend
-        self.cpu_group, self.device_group = world.cpu_group, world.device_group
-        self.use_device_communicator = False
-        self.device_communicator = None
-        self.mq_broadcaster = None
-        self.use_custom_op_call = False
-        self.use_cpu_custom_send_recv = False
+        self.stage = self.rank_in_group
         # A communicator for each pair of neighbours: pairs do not wait for one another.
         self._borders = [
             (dist.new_group(a + b, backend=backend), dist.new_group(a + b, backend="gloo"))
@@ -123,14 +115,12 @@ class StagesGroup(GroupCoordinator):
         while len(self._sent) > self.world_size:  # more steps than are ever under way
             for handle in self._sent.popleft()[0]:
                 handle.wait()
-        metadata, tensors = parallel_state._split_tensor_dict(tensor_dict)
+        tensors = [value for value in tensor_dict.values() if isinstance(value, Tensor)]
         device_group, cpu_group = self._borders[self.stage]
         words: list[Any] = []
         data: list[Any] = []
         kept: list[Tensor] = []
-        described = packed(
-            [(k, Described(*v) if isinstance(v, TensorMetadata) else v) for k, v in metadata]
-        )
+        described = packed([(key, _described(value)) for key, value in tensor_dict.items()])
         for receiver, part, parts in self._receivers():
             for message in (torch.tensor([described.numel()]), described):
                 words.append(dist.isend(message, dst=receiver, group=cpu_group))
@@ -200,6 +190,12 @@ class StagesGroup(GroupCoordinator):
         theirs, ours = self.stages[self.stage - 1], self.stages[self.stage]
         part = ours.index(self.rank)
         return theirs[part * len(theirs) // len(ours)], part, len(ours)
+
+
+def _described(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return Described(value.device.type, value.dtype, value.size())
 
 
 class _Handles:

@@ -20,9 +20,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from vllm.config import ModelConfig, VllmConfig
 from vllm.model_executor.layers.linear import LinearBase
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    VocabParallelEmbedding,
+)
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+from vllm.platforms import current_platform
 
 from shuntserve_core.tensorstore import KvLease, ShardSpec, StoreClient
 from shuntserve_core.tensorstore.views import KvRange, shard_tensors
@@ -38,12 +42,21 @@ log = logging.getLogger(__name__)
 
 @define
 class Lent:
-    """What became of a rank's parameters, in bytes."""
+    """What became of a rank's weights, in bytes."""
 
     lent: int = 0
     """The store's own memory."""
     copied: int = 0
-    """Copies: of another type, or of parts that do not lie together."""
+    """Copies: of another type, of parts that do not lie together, or repacked for the CPU."""
+
+
+def lends(weights: str) -> bool:
+    """Whether an engine here uses the store's memory as it is, by the option `weights`.
+
+    vLLM's kernels for the CPU want weights in an order of their own, behind a handle that another
+    process cannot be given.  They are so much faster that each engine makes its own.
+    """
+    return weights == "lend" or (weights == "auto" and not current_platform.is_cpu())
 
 
 class StoreTensors:
@@ -52,7 +65,8 @@ class StoreTensors:
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
         self.unused = set(tensors)
-        self.report = Lent()
+        self.lent: set[int] = set()
+        """Addresses of what was not copied."""
 
     def parameter(self, name: str, dtype: torch.dtype) -> Tensor:
         """What belongs into one of vLLM's parameters.  Raises KeyError."""
@@ -67,9 +81,7 @@ class StoreTensors:
             stored = torch.cat(parts)
         tensor = stored.to(dtype)
         if adjacent and tensor is stored:
-            self.report.lent += tensor.nbytes
-        else:
-            self.report.copied += tensor.nbytes
+            self.lent.add(tensor.data_ptr())
         return tensor
 
     def _sources(self, name: str) -> list[str]:
@@ -126,24 +138,38 @@ class StoreLoader(BaseModelLoader):
         unused = sorted(n for n in tensors.unused if not n.endswith(_NOT_PARAMETERS))
         if unused:
             raise ValueError(f"vLLM has no place for {', '.join(unused)}")
+        self._lent = tensors.lent
+        self._multiplied = {
+            module: module.weight.nbytes
+            for module in model.modules()
+            if isinstance(module, LinearBase | ParallelLMHead)
+        }
         if options["lend"]:
-            for module in model.modules():
-                if isinstance(module, LinearBase):
-                    module._cpu_skip_gemm_dispatch = True
-        report = tensors.report
-        log.info("%d bytes of weights lent, %d copied", report.lent, report.copied)
-        model.shuntserve_lent = report  # type: ignore[assignment]
+            for module in self._multiplied:
+                module._cpu_skip_gemm_dispatch = True
 
     def load_model(
         self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = ""
     ) -> nn.Module:
-        """As vLLM's; on a CPU the output projection is used as it is, too."""
+        """As vLLM's.  On a CPU, tables keep a packed form only where something multiplies by it."""
         model = super().load_model(vllm_config, model_config, prefix)
-        if self.load_config.model_loader_extra_config["lend"]:
-            for module in model.modules():
-                if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
-                    module.cpu_linear = nn.functional.linear
+        lend = self.load_config.model_loader_extra_config["lend"]
+        for module in model.modules():
+            table = isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear")
+            if table and (lend or not isinstance(module, ParallelLMHead)):
+                module.cpu_linear = nn.functional.linear
+        model.shuntserve_lent = report = self._report(model, lend)  # type: ignore[assignment]
+        log.info("%d bytes of weights lent, %d copied", report.lent, report.copied)
         return model
+
+    def _report(self, model: nn.Module, lend: bool) -> Lent:
+        """What there is in the end: vLLM has dropped what it repacked, but for tables."""
+        sizes = {parameter: parameter.nbytes for parameter in model.parameters()}
+        lent = sum(n for parameter, n in sizes.items() if parameter.data_ptr() in self._lent)
+        copied = sum(sizes.values()) - lent
+        if current_platform.is_cpu() and not lend:
+            copied += sum(self._multiplied.values())
+        return Lent(lent, copied)
 
 
 class _Hollow(TorchFunctionMode):

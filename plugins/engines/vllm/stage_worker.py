@@ -14,7 +14,7 @@ from vllm.platforms import current_platform
 from vllm.utils.mem_utils import MemorySnapshot
 
 from shuntserve_core.interfaces.engine import EngineLaunch
-from shuntserve_plugins.engines.vllm.engine import WorkerSpec, shared_memory_name
+from shuntserve_plugins.engines.vllm.engine import WorkerSpec, shares_memory
 from shuntserve_plugins.engines.vllm.groups import build_groups, unname_shared_memory
 from shuntserve_plugins.engines.vllm.lending import KvMemory, LentMemory, Taken
 from shuntserve_plugins.engines.vllm.resumption import ResumableRequests
@@ -78,7 +78,7 @@ class StageWorker(Base):
         """Make the groups that vLLM will then find made."""
         method = self.distributed_init_method
         if current_platform.is_cpu():
-            os.environ["VLLM_DIST_IDENT"] = shared_memory_name(self._spec, method)
+            os.environ["VLLM_DIST_IDENT"] = method.rpartition(":")[2]
         init_distributed_environment(
             len(self._spec.launch.ranks),
             self.rank,
@@ -86,7 +86,7 @@ class StageWorker(Base):
             self.local_rank,
             current_platform.dist_backend,
         )
-        build_groups(self._spec.launch.tensor_parallel)
+        build_groups(self._spec.launch.tensor_parallel, shared_memory=shares_memory(self._spec))
 
     def determine_available_memory(self) -> int:
         """What the engine may own, which was planned.

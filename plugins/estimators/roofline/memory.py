@@ -61,17 +61,20 @@ class Memory:
     """Most tokens of a step."""
     sequences: int
     """Most requests of a step."""
+    copies: float = 0.0
+    """Of the weights, in the type that is computed in, beside the stored ones."""
 
     def weights(self, t: int, position: Position, layers: Ints) -> Floats:
         """Bytes of weights, by number of layers."""
         model = self.model
         shared = 2 * model.q_size * model.hidden + 3 * model.hidden * model.intermediate
         copied = 2 * model.hidden * _kv_size(model, t) + 2 * model.hidden
-        layer = (shared / t + copied) * dtype_bytes(model.weight_dtype)
+        computed = self.copies * dtype_bytes(model.dtype)
+        layer = (shared / t + copied) * (dtype_bytes(model.weight_dtype) + computed)
         tables = int(position.first) + int(position.last)
         if model.tied_embeddings:
             tables = min(tables, 1)
-        table = model.vocab / t * model.hidden * dtype_bytes(model.dtype)
+        table = model.vocab / t * model.hidden * (dtype_bytes(model.dtype) + computed)
         return np.asarray(layers * layer + tables * table, dtype=np.float64)
 
     def working(self, t: int, position: Position, requests: float) -> float:

@@ -47,6 +47,7 @@ class EngineSetup:
     sequences: int
     memory_utilisation: float
     runtime: Runtime
+    weight_copies: float
     step_overhead: float
     sequence_overhead: float
     eager_layer_seconds: float
@@ -99,6 +100,7 @@ class RooflineModel:
             setup.runtime,
             self._prompt_chunk,
             setup.sequences,
+            setup.weight_copies * setup.runtime.engines,
         )
 
     def _rates(self, kinds: Sequence[StageKind]) -> Rates:

@@ -43,6 +43,9 @@ class Roofline:
     runtime_bytes: float | None = field(default=None, validator=optional(ge(0)))
     """Bytes on each GPU for all of these together, and for the intermediate results of every engine
     but one: takes the place of the formula."""
+    weight_copies: float = field(default=0.0, validator=ge(0))
+    """Copies of the weights, in `model.dtype`, that each engine holds beside the tensor store's: 1
+    for vLLM on a CPU."""
     step_overhead: float = field(default=1e-3, validator=ge(0))
     """Seconds of host work in every step that no GPU work hides: scheduling, preparing inputs,
     starting the sampler.  Vidur's profile of vLLM on A100 has 1.2 ms for an empty step."""
@@ -71,6 +74,7 @@ class Roofline:
                 workspace=self.workspace_bytes,
                 by_hand=self.runtime_bytes,
             ),
+            weight_copies=self.weight_copies,
             step_overhead=self.step_overhead,
             sequence_overhead=self.sequence_overhead,
             eager_layer_seconds=self.eager_layer_seconds if self.eager else 0.0,

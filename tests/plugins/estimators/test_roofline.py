@@ -137,6 +137,22 @@ def test_kv_heads_are_copied_beyond_their_number() -> None:
     assert four == pytest.approx(eight, rel=0.01)
 
 
+def test_copies_that_engines_hold_take_from_the_cache() -> None:
+    """Of float16 weights, in the float32 that is computed in: two for each that is stored."""
+    model = evolve(LLAMA, weight_dtype="float16", dtype="float32", kv_dtype="float32")
+    layers = np.array([0, 10])
+    plain = bound(model)._memory.weights(4, Position(False, False), layers)
+    copied = bound(model, weight_copies=1)._memory.weights(4, Position(False, False), layers)
+    assert copied[1] == pytest.approx(5 * plain[1])
+    table = bound(model)._memory.weights(4, BOTH, layers)[0]
+    assert bound(model, weight_copies=1)._memory.weights(4, BOTH, layers)[0] == 3 * table
+    kind = StageKind("p4d.24xlarge", 8)
+    without, with_copies = (
+        bound(weight_copies=copies).batch_limit(kind, BOTH)[80] for copies in (0, 1)
+    )
+    assert with_copies < without
+
+
 @pytest.mark.parametrize(("dtype", "share"), [("fp8", 0.5), ("int8", 0.5), ("int4", 0.25)])
 def test_quantised_weights_stream_faster(dtype: str, share: float) -> None:
     half = bound().decode_layer(stage("L4"), 1, 1).breakdown
