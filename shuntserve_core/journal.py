@@ -31,6 +31,8 @@ class Journal:
     error: str = ""
     attempts: int = 0
     """Engines that it was sent to."""
+    waited: float | None = None
+    """Seconds from submission until it was sent to the first of them; None before."""
     status: int = 200
     """With `error`, whose fault it is, as an HTTP status: 400 the request's, 500 the engine's, 503
     nobody had room."""

@@ -15,7 +15,7 @@ from shuntserve_core.link import messages as m
 from shuntserve_core.link.frames import Message, ProtocolError
 
 PROTOCOL = "shuntserve-link"
-VERSION = 1
+VERSION = 2
 HANDSHAKE_BYTES = 4096
 """Largest frame before the peer is trusted."""
 _NONCE_BYTES = 16

@@ -10,7 +10,7 @@
 | ABORT | client | id |
 | ACTIVATE | client | |
 | PING | client | number |
-| PONG | server | number, running, waiting, KV share, tokens generated |
+| PONG | server | number, and the fields of `EngineLoad` in their order |
 | STEP | server | one item for each request in the step |
 | STATE | server | state |
 | GOODBYE | both | reason |
@@ -111,14 +111,14 @@ def step_output(item: Message, request_id: str) -> StepOutput:
 
 def pong_message(number: int, load: EngineLoad) -> Message:
     """The answer to a PING."""
-    return (PONG, number, load.running, load.waiting, load.kv_used, load.tokens)
+    return (PONG, number, *attrs.astuple(load))
 
 
 def pong_load(message: Message) -> EngineLoad:
     """The load in a PONG.  Raises `ProtocolError`."""
     try:
-        _, _, running, waiting, kv_used, tokens = message
-        return EngineLoad(int(running), int(waiting), float(kv_used), int(tokens))
+        _, _, running, waiting, kv_used, *counts = message
+        return EngineLoad(int(running), int(waiting), float(kv_used), *map(int, counts))
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"malformed pong: {error}") from error
 

@@ -177,6 +177,7 @@ class Dispatcher:
             "waiting": self.waiting,
             "counters": self.counters.flat(),
             "pipelines": [lane.status() for lane in self._lanes],
+            "engines": self._lanes.loads(),
             "durations": self.durations(),
         }
 
@@ -272,6 +273,8 @@ class Dispatcher:
         self._stop_waiting(flight)
         if not flight.kind:
             self.observer.queued(now - flight.since)
+        if journal.waited is None:
+            journal.waited = now - flight.since
 
     def _pump(self) -> None:
         """Place what waits, each tenant in its turn, as far as there is room or can be made."""

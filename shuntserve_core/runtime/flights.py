@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import attrs
 from attrs import define, evolve, field
 
 from shuntserve_core.interfaces.balancer import Candidate
@@ -172,6 +173,7 @@ class Lane:
             "outstanding_tokens": self.tokens,
             "dispatched": self.dispatched,
             "circuit": "closed" if self.breaker.next_trial is None else "open",
+            "engine": attrs.asdict(self.link.load),
         }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from shuntserve_core.interfaces.balancer import Balancer
 from shuntserve_core.runtime.flights import Flight, Lane
+from shuntserve_core.runtime.loads import Loads
 
 
 class Lanes:
@@ -19,6 +21,7 @@ class Lanes:
         self._max_length = max_length
         self._features = features
         self._lanes: dict[str, Lane] = {}
+        self._loads = Loads()
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
@@ -39,6 +42,7 @@ class Lanes:
         lane = self._lanes.pop(name, None)
         if lane is not None:
             self._balancer.forget(name)
+            self._loads.note(lane.link)
         return lane
 
     @property
@@ -65,6 +69,10 @@ class Lanes:
     def throughput(self) -> float:
         """Estimated requests per second of those that serve."""
         return sum(lane.throughput for lane in self if lane.serves)
+
+    def loads(self) -> dict[str, Any]:
+        """What their engines say of themselves, put together; see `Loads`."""
+        return self._loads.as_json(lane.link for lane in self)
 
     def any_open(self, now: float) -> bool:
         """Whether any has room for a request."""

@@ -84,6 +84,7 @@ class ScriptedBackend:
         if journal.id in self.running:
             raise ValueError(f"request {journal.id} is already running")
         reply = self.script(journal)
+        journal.waited = 0.0
         self.running[journal.id] = _Running(journal, sink, reply, iter(reply.tokens))
         if self.keep_journals:
             self.submitted.append(journal)
@@ -100,6 +101,14 @@ class ScriptedBackend:
         return {
             "in_flight": running,
             "counters": {"steps": self.steps},
+            "engines": {
+                "running": running,
+                "waiting": 0,
+                "kv_used": 0.25,
+                "preemptions": 0,
+                "prefix_queries": self.steps,
+                "prefix_hits": 0,
+            },
             "pipelines": [{"name": "script", "in_flight": running, "circuit": "closed"}],
         }
 

@@ -135,4 +135,10 @@ class EngineLoad:
     kv_used: float = 0.0
     """Share of KV blocks in use, 0 to 1."""
     tokens: int = 0
-    """Tokens generated since the engine started."""
+    """Tokens generated since the engine started, as are all counts below."""
+    preemptions: int = 0
+    """Sequences that gave their KV memory back, to be computed anew later."""
+    prefix_queries: int = 0
+    """Prompt tokens looked up in the prefix cache; 0 without one."""
+    prefix_hits: int = 0
+    """Of those, the ones found."""

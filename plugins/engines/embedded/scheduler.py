@@ -72,6 +72,7 @@ class Scheduler:
         self._outputs: list[StepOutput] = []
         self._numbers = 0
         self._generated = 0
+        self._preemptions = 0
 
     @property
     def busy(self) -> bool:
@@ -82,7 +83,8 @@ class Scheduler:
     def load(self) -> EngineLoad:
         """How busy it is."""
         used = 1 - len(self._free) / self.limits.blocks
-        return EngineLoad(len(self._running), len(self._waiting), used, self._generated)
+        running, waiting = len(self._running), len(self._waiting)
+        return EngineLoad(running, waiting, used, self._generated, self._preemptions)
 
     def submit(self, request: EngineRequest) -> None:
         """Take a request; one that is complete already is finished in the next step."""
@@ -183,6 +185,7 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: _Sequence) -> None:
+        self._preemptions += 1
         self._running.remove(sequence)
         self._release(sequence)
         self._waiting.appendleft(sequence)

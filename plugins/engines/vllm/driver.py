@@ -44,7 +44,7 @@ class Driver:
         self._server, self._report = server, report
         self._executor = RankExecutor(rank.config, rank, hub, sampling_rank)
         self._executor.collective_rpc(PREPARE, args=(rank.open_meeting(),))
-        core = EngineCore(rank.config, lambda _: self._executor, log_stats=False)
+        core = EngineCore(rank.config, lambda _: self._executor, log_stats=True)
         tokenizer = (
             cached_tokenizer_from_config(rank.config.model_config)
             if has_tokenizer(launch.model_dir)

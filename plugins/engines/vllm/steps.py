@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput
 from vllm.v1.engine.core import EngineCore
+from vllm.v1.metrics.stats import SchedulerStats
 
 from shuntserve_core.types.request import EngineLoad, EngineRequest, StepOutput
 from shuntserve_plugins.engines.vllm.resumption import resume
@@ -30,7 +31,7 @@ class Steps:
         """Ids by number, of requests that are not finished."""
         self._numbers: dict[str, str] = {}
         self._count = 0
-        self._generated = 0
+        self._generated = self._preemptions = self._queries = self._hits = 0
 
     @property
     def busy(self) -> bool:
@@ -42,7 +43,15 @@ class Steps:
         """How busy it is."""
         scheduler: Any = self._core.scheduler
         running, waiting = scheduler.get_request_counts()
-        return EngineLoad(running, waiting, scheduler.kv_cache_manager.usage, self._generated)
+        return EngineLoad(
+            running,
+            waiting,
+            scheduler.kv_cache_manager.usage,
+            self._generated,
+            self._preemptions,
+            self._queries,
+            self._hits,
+        )
 
     def add(self, request: EngineRequest) -> list[StepOutput]:
         """Take a request; returns why not, if it is wrong."""
@@ -76,7 +85,17 @@ class Steps:
         self._core.post_step(executed)
         if not executed and not outputs:
             time.sleep(_PAUSE_SECONDS)
-        return [said for one in (outputs or {}).values() for said in self._told(one.outputs)]
+        said: list[StepOutput] = []
+        for one in (outputs or {}).values():
+            self._take(one.scheduler_stats)
+            said += self._told(one.outputs)
+        return said
+
+    def _take(self, stats: SchedulerStats | None) -> None:
+        """Add what the scheduler counted since the last step."""
+        if stats is not None and stats.prefix_cache_stats is not None:
+            self._queries += stats.prefix_cache_stats.queries
+            self._hits += stats.prefix_cache_stats.hits
 
     def _told(self, outputs: Sequence[EngineCoreOutput]) -> list[StepOutput]:
         told = []
@@ -84,6 +103,8 @@ class Steps:
             request_id = self._ids.get(output.request_id)
             if request_id is not None:
                 self._generated += len(output.new_token_ids)
+                events = output.events or ()
+                self._preemptions += sum(e.type is EngineCoreEventType.PREEMPTED for e in events)
                 told.append(step_output(output, request_id))
                 if output.finished:
                     del self._ids[output.request_id], self._numbers[request_id]

@@ -79,7 +79,7 @@ class OpenAIFrontDoor:
         tls = self._tls()
         tokenizer = await asyncio.to_thread(self._tokenizer, model_dir)
         limits = evolve(self.limits, connections=_possible_connections(self.limits.connections))
-        metrics = Metrics(backend)
+        metrics = Metrics(backend, model_name)
         site = self._site = Site(
             backend,
             tokenizer,

@@ -19,6 +19,7 @@ from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delt
 from shuntserve_plugins.frontdoors.openai.chunks import usage_of
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.pace import Pace, Wanted
 from shuntserve_plugins.frontdoors.openai.sampling import choice_seed
 from shuntserve_plugins.frontdoors.openai.stream import EventStream
 from shuntserve_plugins.frontdoors.openai.wire import Sampling
@@ -84,6 +85,9 @@ class Generation:
         self._backend = call.site.backend
         self._emit = emit
         self._unfinished = 0
+        self._latencies = call.site.metrics.latencies
+        self._answers = work.body.choices
+        self._paces: dict[Choice, Pace] = {}
         self.first_at: float | None = None
         self.error: ApiError | None = None
         self._loop = asyncio.get_running_loop()
@@ -125,13 +129,22 @@ class Generation:
         if delta.finish == "error":
             self.fail(_failure(choice.journal, delta.error))
             return
-        if self.first_at is None and delta.tokens:
-            self.first_at = time.perf_counter()
+        self._measure(choice)
         if delta.finish is not None:
             self._unfinished -= 1
+            self._ended(choice, delta.finish)
         self._emit(choice, delta)
         if not self._unfinished and not self._over.done():
             self._over.set_result(None)
+
+    def _measure(self, choice: Choice) -> None:
+        pace = self._paces[choice]
+        new = choice.counted - pace.tokens
+        if new:
+            now = time.perf_counter()
+            if self.first_at is None:
+                self.first_at = now
+            self._latencies.came(pace, len(choice.prompt.tokens), new, now)
 
     @property
     def complete(self) -> bool:
@@ -142,6 +155,7 @@ class Generation:
         """Hand every choice to the cluster; raises `ApiError` if it takes one of them not."""
         try:
             for choice in self.choices:
+                self._paces[choice] = Pace(self._call.started, time.perf_counter())
                 self._backend.submit(choice.journal, choice)
         except Exception as error:  # whatever it is, the choices before it must not run on
             self.cancel()
@@ -177,6 +191,14 @@ class Generation:
             timer.cancel()
             abort.discard(self.fail)
             self.cancel()
+            for choice in list(self._paces):
+                self._ended(choice, "abort" if self.error is None else "error")
+
+    def _ended(self, choice: Choice, reason: str) -> None:
+        journal, pace = choice.journal, self._paces.pop(choice)
+        most = journal.sampling.max_tokens
+        wanted = Wanted(len(journal.prompt), most, self._answers, journal.waited)
+        self._latencies.finish(pace, wanted, reason, time.perf_counter())
 
 
 def _failure(journal: Journal, reason: str) -> ApiError:

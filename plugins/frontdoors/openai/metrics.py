@@ -10,6 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from shuntserve_core.interfaces.frontdoor import Backend
+from shuntserve_plugins.frontdoors.openai.pace import Latencies
+from shuntserve_plugins.frontdoors.openai.stock import stock_families
 from shuntserve_plugins.frontdoors.openai.survival import survival
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,7 +21,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 class Metrics:
     """Counters of one front door, in a registry of their own."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, model: str) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter(
             "shuntserve_requests",
@@ -57,7 +59,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.registry.register(_Cluster(backend))
+        self.latencies = Latencies(backend.max_length)
+        self.registry.register(_Cluster(backend, model, self.latencies))
         self._by_endpoint: dict[tuple[str, int], Counter] = {}
 
     def answered(self, endpoint: str, status: int) -> None:
@@ -76,8 +79,8 @@ class Metrics:
 class _Cluster(Collector):
     """What `Backend.status()` counts, read when Prometheus asks."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, model: str, latencies: Latencies) -> None:
+        self._backend, self._model, self._latencies = backend, model, latencies
 
     def collect(self) -> Iterator[Metric]:
         ready = 1.0 if self._backend.ready else 0.0
@@ -89,6 +92,15 @@ class _Cluster(Collector):
         for name, value in _numbers(status.get("counters")):
             yield CounterMetricFamily(f"shuntserve_cluster_{name}", f"Cluster: {name}", value)
         yield from _pipelines(status.get("pipelines") or ())
+        latencies = self._latencies
+        yield latencies.between_tokens.family(
+            "shuntserve_inter_token_latency_seconds", "Token to token of an answer"
+        )
+        yield latencies.per_token.family(
+            "shuntserve_time_per_output_token_seconds",
+            "Mean from the second token of an answer to its last",
+        )
+        yield from stock_families(self._model, latencies, status)
 
     def describe(self) -> list[Metric]:
         return []
@@ -98,7 +110,8 @@ def _pipelines(statuses: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     """One gauge for each number of a pipeline's status."""
     gauges: dict[str, GaugeMetricFamily] = {}
     for status in statuses:
-        for name, value in _numbers(status):
+        engine = {f"engine_{name}": value for name, value in (status.get("engine") or {}).items()}
+        for name, value in _numbers({**status, **engine}):
             if name not in gauges:
                 gauges[name] = GaugeMetricFamily(
                     f"shuntserve_pipeline_{name}", f"Pipeline: {name}", labels=["pipeline"]

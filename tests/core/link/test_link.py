@@ -16,7 +16,7 @@ from attrs import evolve
 from shuntserve_core.interfaces.link import READY, STANDBY, LinkLost, RequestRefused
 from shuntserve_core.link import LinkClient, LinkPolicy, LinkServer
 from shuntserve_core.link.frames import FrameDecoder, encode
-from shuntserve_core.link.handshake import Handshake
+from shuntserve_core.link.handshake import VERSION, Handshake
 from shuntserve_core.types.request import (
     EngineInfo,
     EngineLoad,
@@ -56,7 +56,7 @@ class Recorder:
         self.server.announce(READY)
 
     def load(self) -> EngineLoad:
-        return EngineLoad(3, 2, 0.5, 77)
+        return EngineLoad(3, 2, 0.5, 77, 5, 600, 40)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ async def test_states_and_load_are_announced(server: LinkServer) -> None:
     await until(lambda: link.state == STANDBY)
     await link.activate()
     assert states == [STANDBY, READY]
-    await until(lambda: link.load == EngineLoad(3, 2, 0.5, 77))
+    await until(lambda: link.load == EngineLoad(3, 2, 0.5, 77, 5, 600, 40))
     link.close()
 
 
@@ -194,7 +194,8 @@ async def test_a_wrong_token_is_refused_on_both_sides(server: LinkServer) -> Non
 async def test_an_impostor_never_sees_the_token() -> None:
     async def impostor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.append(await reader.read(1000))
-        writer.write(encode(Handshake("guess").challenge((1, "shuntserve-link", 1, b"x" * 16))))
+        hello = (1, "shuntserve-link", VERSION, b"x" * 16)
+        writer.write(encode(Handshake("guess").challenge(hello)))
         seen.append(await reader.read(1000))
         await end(writer)
 
@@ -213,7 +214,7 @@ async def test_another_version_is_refused_by_name(server: LinkServer) -> None:
     host, port = server.start().split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(encode((1, "shuntserve-link", 99, b"x" * 16)))
-    assert b"link version 99 is not 1" in await reader.read()
+    assert b"link version 99 is not %d" % VERSION in await reader.read()
     await end(writer)
 
 

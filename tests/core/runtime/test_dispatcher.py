@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from shuntserve_core.interfaces.frontdoor import Refused
 from shuntserve_core.interfaces.link import STANDBY
 from shuntserve_core.runtime.dispatcher import Dispatcher
-from shuntserve_core.types.request import StepOutput
+from shuntserve_core.types.request import EngineLoad, StepOutput
 from shuntserve_plugins.balancers.plain import RoundRobin
 from tests.core.runtime.fake_links import ALL, FakeClock, FakeLink, Listener, journal_of
 
@@ -484,3 +485,47 @@ def test_who_gave_way_is_not_ended_while_its_tenant_is_served() -> None:
         if name != "l0":
             bench.links["a"].say(name, 1, "stop")
     assert len([name for name in running(bench) if name[0] == "h"]) == 1
+
+
+def test_counts_of_engines_never_go_down() -> None:
+    bench = Bench(0)
+
+    def engine(name: str, engine_id: str, load: EngineLoad) -> FakeLink:
+        link = bench.add(name)
+        link.info, link.load = evolve(link.info, engine_id=engine_id), load
+        return link
+
+    engine("a", "one", EngineLoad(2, 1, 0.5, 9, preemptions=3, prefix_queries=10, prefix_hits=4))
+    b = engine("b", "two", EngineLoad(1, 0, 0.1, 9, preemptions=1, prefix_queries=5))
+    status = bench.dispatcher.status()
+    assert status["engines"] == {
+        "running": 3,
+        "waiting": 1,
+        "kv_used": 0.3,
+        "preemptions": 4,
+        "prefix_queries": 15,
+        "prefix_hits": 4,
+    }
+    assert status["pipelines"][0]["engine"]["preemptions"] == 3
+    bench.dispatcher.remove_pipeline("a")
+    b.load = EngineLoad(0, 0, 0.2, 9, preemptions=2, prefix_queries=6)
+    engine("c", "three", EngineLoad(prefix_queries=1))
+    assert bench.dispatcher.status()["engines"]["preemptions"] == 5
+    assert bench.dispatcher.status()["engines"]["prefix_queries"] == 17
+    # The first engine comes back, over a link of its own: what it counted is counted once.
+    engine("d", "one", EngineLoad(preemptions=4, prefix_queries=10))
+    assert bench.dispatcher.status()["engines"]["preemptions"] == 6
+
+
+def test_how_long_a_request_waited_for_its_first_engine() -> None:
+    bench = Bench(0)
+    listener = bench.submit("r", max_tokens=5)
+    assert listener.journal.waited is None
+    bench.clock.advance(3.0)
+    bench.add("a")
+    assert listener.journal.waited == 3.0
+    bench.add("b")
+    bench.clock.advance(2.0)
+    bench.dispatcher.migrate("a")
+    assert bench.at("r") == "b"
+    assert listener.journal.waited == 3.0

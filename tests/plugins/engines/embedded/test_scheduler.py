@@ -110,6 +110,18 @@ def test_decoding_goes_on_beside_a_long_prompt() -> None:
         scheduler.apply(plan, [Choice(plan.parts[0].number, 7)])
 
 
+def test_preemptions_are_counted() -> None:
+    scheduler = Scheduler(Limits(4, 4, 64, 64))
+    for name in ("old", "young"):
+        scheduler.submit(request(name, 30, 20))
+    while scheduler.busy:
+        plan = scheduler.plan()
+        scheduler.apply(plan, [Choice(part.number, 7) for part in plan.parts if part.sample])
+    # Both begin with two blocks of the four, and grow beyond them.
+    assert scheduler.load.preemptions == 1
+    assert scheduler.load.tokens == 40
+
+
 def test_plans_and_choices_travel_unchanged() -> None:
     scheduler = Scheduler(Limits(64, 4, 512, 16))
     scheduler.submit(

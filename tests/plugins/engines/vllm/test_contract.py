@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from shuntserve_core.link import LinkClient
-from shuntserve_core.testing.engines import EngineContract, running
+from shuntserve_core.testing.engines import EngineContract, generate, running
+from shuntserve_core.types.request import EngineLoad, EngineRequest, SamplingParams
 from shuntserve_plugins.engines.vllm.engine import Vllm
 from tests.plugins.engines.embedded.processes import Stores
 from tests.plugins.engines.vllm.models import StoredModel, build, launch_of
@@ -45,3 +46,22 @@ class TestRagged(EngineContract):
                 assert expected.agrees(request, output)
 
         asyncio.run(scenario())
+
+    def test_it_tells_how_often_prefixes_were_found(self) -> None:
+        prompt = [7 + n % 90 for n in range(100)]
+
+        async def scenario() -> EngineLoad:
+            link = await LinkClient.connect(*self.address, policy=PATIENT)
+            await link.activate()
+            before = link.load
+            for name in ("first", "second"):
+                await generate(link, EngineRequest(name, prompt, SamplingParams(max_tokens=2)))
+            async with asyncio.timeout(30):
+                while link.load.prefix_queries < before.prefix_queries + 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            link.close()
+            return link.load
+
+        load = asyncio.run(scenario())
+        assert 64 <= load.prefix_hits < 100
+        assert load.preemptions == 0
