@@ -6,7 +6,7 @@ the front door, which sees an unbroken row of tokens whatever happens to engines
 
 from __future__ import annotations
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from shuntserve_core.types.request import EngineRequest, SamplingParams, StepOutput, TokenLogprob
 
@@ -27,6 +27,8 @@ class Journal:
     output: list[int] = field(factory=list)
     logprobs: list[TokenLogprob] = field(factory=list)
     """One for each token of `output` where asked for, else empty."""
+    prompt_logprobs: list[TokenLogprob] = field(factory=list)
+    """Where asked for, one for each token of the prompt but the first, as far as they came."""
     finish: str | None = None
     error: str = ""
     attempts: int = 0
@@ -43,15 +45,22 @@ class Journal:
         """Add what an engine step produced."""
         self.output.extend(step.tokens)
         self.logprobs.extend(step.logprobs)
+        self.prompt_logprobs.extend(step.prompt_logprobs)
         if step.finish is not None:
             self.finish, self.error = step.finish, step.error
 
     def request(self) -> EngineRequest:
-        """The request as the next engine must see it: generated tokens as output tokens."""
+        """The request as the next engine must see it: generated tokens as output tokens.
+
+        Logprobs of the prompt come before the first token, so after it nobody asks again.
+        """
+        sampling = self.sampling
+        if self.output and sampling.prompt_logprobs is not None:
+            sampling = evolve(sampling, prompt_logprobs=None)
         return EngineRequest(
             id=f"{self.id}.{self.attempts}" if self.attempts else self.id,
             prompt=self.prompt,
-            sampling=self.sampling,
+            sampling=sampling,
             output=tuple(self.output),
             cache_salt=self.cache_salt,
         )

@@ -15,17 +15,20 @@
 | STATE | server | state |
 | GOODBYE | both | reason |
 
-An item of a STEP is (id, tokens, finish, logprobs, error, bad request), cut off behind its last
-item that says something; a logprob is (logprob, token, logprob, token, logprob...).
+An item of a STEP is (id, tokens, finish, logprobs, error, bad request, logprobs of the prompt), cut
+off behind its last item that says something; a logprob is (logprob, token, logprob, token,
+logprob...), and of the prompt (rank, logprob, token, logprob...).
 """
 
 from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
+from attrs import evolve
 from cattrs import Converter
 
 from shuntserve_core.link.frames import Message, ProtocolError
@@ -38,6 +41,9 @@ from shuntserve_core.types.request import (
     StepOutput,
     TokenLogprob,
 )
+
+MAX_SCORES = 1 << 16
+"""Numbers in a message that has logprobs of a prompt: at most 9 bytes each."""
 
 HELLO, CHALLENGE, PROOF, WELCOME = 1, 2, 3, 4
 SUBMIT, ABORT, ACTIVATE, PING, PONG, STEP, STATE, GOODBYE = 16, 17, 18, 19, 20, 21, 22, 23
@@ -79,14 +85,36 @@ def submitted(message: Message) -> EngineRequest:
 
 def step_item(output: StepOutput) -> Message:
     """A request's item in a STEP."""
-    if output.finish is None and not output.logprobs:
+    if output.finish is None and not output.logprobs and not output.prompt_logprobs:
         return (output.id, output.tokens)
-    logprobs = tuple(
-        (entry.logprob, *(part for pair in entry.top for part in pair)) for entry in output.logprobs
-    )
-    if output.finish is None or not output.error:
+    logprobs = tuple(map(_flat, output.logprobs))
+    if not output.error and not output.prompt_logprobs:
         return (output.id, output.tokens, output.finish, logprobs)
-    return (output.id, output.tokens, output.finish, logprobs, output.error, output.bad_request)
+    item = (output.id, output.tokens, output.finish, logprobs, output.error, output.bad_request)
+    if not output.prompt_logprobs:
+        return item
+    return (*item, tuple((entry.rank, *_flat(entry)) for entry in output.prompt_logprobs))
+
+
+def _flat(entry: TokenLogprob) -> tuple[float, ...]:
+    return (entry.logprob, *(part for pair in entry.top for part in pair))
+
+
+def _logprob(flat: Message, rank: int = 0) -> TokenLogprob:
+    return TokenLogprob(flat[0], tuple(zip(flat[1::2], flat[2::2], strict=True)), rank)
+
+
+def bounded(output: StepOutput) -> Iterator[StepOutput]:
+    """The output in parts whose messages have a bounded size: a long prompt has more logprobs than
+    one message holds."""
+    scores = output.prompt_logprobs
+    if scores:
+        count = max(1, MAX_SCORES // (2 + 2 * max(len(entry.top) for entry in scores)))
+        while len(scores) > count:
+            yield StepOutput(output.id, prompt_logprobs=scores[:count])
+            scores = scores[count:]
+        output = evolve(output, prompt_logprobs=scores)
+    yield output
 
 
 def step_output(item: Message, request_id: str) -> StepOutput:
@@ -97,14 +125,13 @@ def step_output(item: Message, request_id: str) -> StepOutput:
         if len(item) == 2:
             return StepOutput(request_id, item[1])
         finish = item[2]
-        logprobs = tuple(
-            TokenLogprob(entry[0], tuple(zip(entry[1::2], entry[2::2], strict=True)))
-            for entry in item[3]
-        )
+        logprobs = tuple(map(_logprob, item[3]))
         if finish not in FINISH_REASONS and finish is not None:
             raise ProtocolError(f"unknown finish reason {finish!r}")
         error, bad_request = item[4:6] if len(item) > 4 else ("", False)
-        return StepOutput(request_id, item[1], logprobs, finish, error, bad_request)
+        scores = item[6] if len(item) > 6 else ()
+        prompt = tuple(_logprob(entry[1:], int(entry[0])) for entry in scores)
+        return StepOutput(request_id, item[1], logprobs, finish, error, bad_request, prompt)
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise ProtocolError(f"malformed step: {error}") from error
 

@@ -181,7 +181,10 @@ class _Client(Connection):
         items = []
         for output in outputs:
             if output.id in requests:
-                items.append(m.step_item(output))
+                *parts, last = m.bounded(output)
+                for part in parts:
+                    self.send((m.STEP, m.step_item(part)))
+                items.append(m.step_item(last))
                 if output.finish is not None:
                     requests.discard(output.id)
         if items:

@@ -385,13 +385,15 @@ class Dispatcher:
         if failed:
             reason, output = output.error, evolve(output, finish=None, error="")
         closes = False
+        if output.prompt_logprobs:
+            output = flight.without_rescored(output)
         if output.tokens:
             lane.spoke(self._clock.time())
             closes = flight.unread > 0 and lane.breaker.succeeded()
             output = self._work(flight, output)
         if output.tokens or output.finish is not None:
             self._resumes(flight)
-            journal.record(output)
+        journal.record(output)
         if failed:
             self._engine_failed(flight, lane, reason, output)
         elif output.finish is not None:

@@ -15,7 +15,7 @@ from shuntserve_core.interfaces.link import READY, EngineLink
 from shuntserve_core.journal import Journal
 from shuntserve_core.runtime.breaker import Breaker
 from shuntserve_core.runtime.fair import Room
-from shuntserve_core.types.request import EngineRequest
+from shuntserve_core.types.request import EngineRequest, StepOutput
 
 PLANNED, UNPLANNED = "planned", "unplanned"
 """Kinds of migration: asked for by the cluster manager, or forced by a loss or a failure."""
@@ -193,6 +193,8 @@ class Flight:
     """Of those, the ones to read: gone with the first word of the engine."""
     repeated: int = 0
     """Tokens that the engine makes a second time, because it was not told of them."""
+    rescored: int = 0
+    """Logprobs of the prompt that it tells a second time: they come from the prompt's start."""
     faults: int = 0
     """Losses and failures in a row without a token in between."""
     avoid: str = ""
@@ -217,10 +219,17 @@ class Flight:
         """Make the request for the next engine from the journal as it is now."""
         # Sinks see the journal's id; links tell attempts apart themselves.
         request = evolve(self.journal.request(), id=self.journal.id)
+        self.rescored = len(self.journal.prompt_logprobs)
         if not keep_tokens:
             self.repeated = len(request.output)
             request = evolve(request, output=())
         self.request, self.features = request, request.features
+
+    def without_rescored(self, output: StepOutput) -> StepOutput:
+        """An output without the logprobs of the prompt that the journal has already."""
+        count = min(self.rescored, len(output.prompt_logprobs))
+        self.rescored -= count
+        return evolve(output, prompt_logprobs=output.prompt_logprobs[count:])
 
     @property
     def length(self) -> int:

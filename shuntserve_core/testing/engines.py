@@ -111,11 +111,11 @@ class EngineContract:
         """Name, limits and features are there, and it gets ready."""
 
         async def scenario(link: LinkClient) -> None:
-            known = {"sampling", "penalties", "logit_bias", "logprobs", "guided", "resume"}
+            known = {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs"}
             assert link.info.engine_id
             assert link.info.max_batch >= 1
             assert link.info.max_length >= len(self.prompt) + 32
-            assert link.info.features <= known
+            assert link.info.features <= known | {"guided", "resume"}
             assert link.state == READY
 
         self._run(scenario)
@@ -177,6 +177,41 @@ class EngineContract:
             assert len(output.logprobs) == 4
             assert all(entry.logprob <= 0 for entry in output.logprobs)
             assert all(len(entry.top) == 2 for entry in output.logprobs)
+
+        self._run(scenario)
+
+    def test_a_prompt_is_scored_as_its_tokens_were_generated(self) -> None:
+        """Each token but the first has its logprob, however the prompt is cut into steps."""
+
+        async def scenario(link: LinkClient) -> None:
+            if not {"logprobs", "prompt_logprobs"} <= link.info.features:
+                return
+            request = self._request("a", max_tokens=16, logprobs=2)
+            generated = await generate(link, request)
+            count = min(link.info.max_length - 8, 200)
+            filler = (self.prompt * count)[: count - len(self.prompt) - 16]
+            prompt = (*self.prompt, *generated.tokens, *filler)
+            sampling = attrs.evolve(request.sampling, max_tokens=2, prompt_logprobs=2)
+            scored = await generate(link, EngineRequest("b", prompt, sampling))
+            assert len(scored.tokens) == len(scored.logprobs) == 2
+            assert len(scored.prompt_logprobs) == len(prompt) - 1
+            part = scored.prompt_logprobs[len(self.prompt) - 1 :][:16]
+            for score, entry in zip(part, generated.logprobs, strict=True):
+                assert score.rank == 1
+                assert score.logprob == pytest.approx(entry.logprob, abs=1e-4)
+                assert len(score.top) == 2
+            for token, score in zip(prompt[1:], scored.prompt_logprobs, strict=True):
+                best = [token for token, _ in score.top]
+                assert (score.rank <= 2) == (token in best)
+                assert score.logprob <= score.top[0][1]
+            # Beside others, and with a prompt of which nothing can be scored.
+            single = EngineRequest("c", self.prompt[:1], sampling)
+            again = EngineRequest("d", prompt, sampling)
+            outputs = await asyncio.gather(generate(link, single), generate(link, again))
+            assert outputs[0].prompt_logprobs == ()
+            assert [s.rank for s in outputs[1].prompt_logprobs] == [
+                s.rank for s in scored.prompt_logprobs
+            ]
 
         self._run(scenario)
 
@@ -302,6 +337,7 @@ async def generate(link: LinkClient, request: EngineRequest) -> StepOutput:
         finish=steps[-1].finish,
         error=steps[-1].error,
         bad_request=steps[-1].bad_request,
+        prompt_logprobs=tuple(entry for step in steps for entry in step.prompt_logprobs),
     )
 
 

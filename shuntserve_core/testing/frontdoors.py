@@ -14,13 +14,15 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from shuntserve_core.interfaces.frontdoor import FrontDoor, Refused, Sink
 from shuntserve_core.journal import Journal
 from shuntserve_core.types.request import StepOutput, TokenLogprob
 
-FEATURES = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "guided", "resume"})
+FEATURES = frozenset(
+    {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs", "guided", "resume"}
+)
 
 
 @frozen
@@ -133,12 +135,16 @@ class ScriptedBackend:
         journal = running.journal
         done = len(journal.output) + len(tokens) >= len(running.reply.tokens)
         asked = journal.sampling.logprobs
+        scored = None if journal.prompt_logprobs else journal.sampling.prompt_logprobs
         output = StepOutput(
             request_id,
             tokens,
             () if asked is None else tuple(self._logprob(token, asked) for token in tokens),
             running.reply.finish if done else None,
             running.reply.error if done else "",
+            prompt_logprobs=()
+            if scored is None
+            else [evolve(self._logprob(token, scored), rank=1) for token in journal.prompt[1:]],
         )
         if done:
             del self.running[request_id]

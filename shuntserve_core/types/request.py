@@ -52,6 +52,8 @@ class SamplingParams:
     """Tokens that end the output; they are reported as generated, and make no text."""
     logprobs: int | None = None
     """Alternatives to report for each token; 0 is the chosen token alone, None is off."""
+    prompt_logprobs: int | None = None
+    """As `logprobs`, for each token of the prompt but the first, which nothing predicts."""
     guided: Mapping[str, Any] | None = None
     """A constraint on the text, such as `{"json_schema": {...}}`, for engines that can."""
 
@@ -79,6 +81,7 @@ class EngineRequest:
             or s.repetition_penalty != 1.0,
             "logit_bias": bool(s.logit_bias),
             "logprobs": s.logprobs is not None,
+            "prompt_logprobs": s.prompt_logprobs is not None,
             "guided": s.guided is not None,
             "resume": bool(self.output),
         }
@@ -87,11 +90,13 @@ class EngineRequest:
 
 @frozen
 class TokenLogprob:
-    """The probability of one generated token, and of its best alternatives."""
+    """The probability of one token, and of its best alternatives."""
 
     logprob: float
     top: tuple[tuple[int, float], ...] = field(default=(), converter=_alternatives)
     """(token id, logprob), most probable first."""
+    rank: int = 0
+    """The token's place among all, 1 the most probable; told of prompts only, else 0."""
 
 
 @frozen
@@ -107,6 +112,9 @@ class StepOutput:
     """Why, if `finish` is `error`."""
     bad_request: bool = False
     """With `error`: the request is wrong and would fail on any engine, so it is not tried again."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = field(default=(), converter=_logprobs)
+    """Of the next tokens of the prompt, from its second on.  All of a prompt come, in one step or
+    in several, not later than the first token of the output."""
 
 
 @frozen
@@ -123,7 +131,8 @@ class EngineInfo:
     max_length: int
     """Longest prompt and output together, in tokens."""
     features: frozenset[str] = field(default=frozenset(), converter=_names)
-    """Of `sampling`, `penalties`, `logit_bias`, `logprobs`, `guided`, `resume`."""
+    """Of `sampling`, `penalties`, `logit_bias`, `logprobs`, `prompt_logprobs`, `guided`,
+    `resume`."""
 
 
 @frozen

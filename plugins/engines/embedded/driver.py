@@ -14,7 +14,7 @@ from shuntserve_core.types.request import EngineInfo, EngineLoad, EngineRequest
 from shuntserve_plugins.engines.embedded.control import Hub
 from shuntserve_plugins.engines.embedded.engine import FEATURES, WorkerSpec, kv_blocks, longest
 from shuntserve_plugins.engines.embedded.geometry import Geometry
-from shuntserve_plugins.engines.embedded.plan import Choice, Plan, pack_plan, unpack_choices
+from shuntserve_plugins.engines.embedded.plan import Choice, Plan, Scores, pack_plan, unpack_results
 from shuntserve_plugins.engines.embedded.scheduler import Limits, Scheduler
 
 if TYPE_CHECKING:
@@ -115,16 +115,16 @@ class Driver:
         plan = self._scheduler.plan()
         if plan.parts or plan.added or plan.dropped:
             self._hub.tell(pack_plan(plan))
-        outputs = self._scheduler.apply(plan, self._choices(process, plan))
+        outputs = self._scheduler.apply(plan, self._results(process, plan))
         self._load = self._scheduler.load
         self.server.send_step(outputs)
 
-    def _choices(self, process: RankProcess, plan: Plan) -> list[Choice]:
+    def _results(self, process: RankProcess, plan: Plan) -> list[Choice | Scores]:
         ours = process.rank.step(plan)
-        if process.rank.stage.last or not any(part.sample for part in plan.parts):
+        if process.rank.stage.last or not any(part.sample or part.score for part in plan.parts):
             return ours
-        _, choices = self.from_ranks.get()
-        return unpack_choices(choices)
+        _, results = self.from_ranks.get()
+        return unpack_results(results)
 
 
 def refusal(request: EngineRequest, vocab: int, max_length: int) -> str | None:

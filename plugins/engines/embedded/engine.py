@@ -15,7 +15,9 @@ from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerComm
 from shuntserve_plugins.engines.embedded.geometry import Geometry, read_geometry
 from shuntserve_plugins.engines.embedded.plan import BLOCK
 
-FEATURES = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "resume"})
+FEATURES = frozenset(
+    {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs", "resume"}
+)
 
 
 @frozen

@@ -37,6 +37,8 @@ class Part:
     """The sequence's blocks of KV memory."""
     sample: bool
     """Whether the next token is wanted."""
+    score: tuple[int, ...] = ()
+    """Tokens behind each of the first ones, whose logprobs are wanted."""
 
 
 @frozen
@@ -58,6 +60,14 @@ class Choice:
     logprob: TokenLogprob | None = None
 
 
+@frozen
+class Scores:
+    """Logprobs of tokens that a part was to score."""
+
+    number: int
+    logprobs: tuple[TokenLogprob, ...]
+
+
 def pack_plan(plan: Plan) -> dict[str, Any]:
     """As plain data."""
     return {
@@ -70,22 +80,31 @@ def pack_plan(plan: Plan) -> dict[str, Any]:
 def unpack_plan(data: Mapping[str, Any]) -> Plan:
     """From plain data."""
     return Plan(
-        parts=tuple(Part(n, tuple(t), s, tuple(b), w) for n, t, s, b, w in data["parts"]),
+        parts=tuple(
+            Part(n, tuple(t), s, tuple(b), w, tuple(c)) for n, t, s, b, w, c in data["parts"]
+        ),
         added=tuple(cattrs.structure(one, Newcomer) for one in data["added"]),
         dropped=tuple(data["dropped"]),
     )
 
 
-def pack_choices(choices: list[Choice]) -> list[Any]:
+def pack_results(results: list[Choice | Scores]) -> list[Any]:
     """As plain data."""
-    return [attrs.astuple(choice) for choice in choices]
+    return [attrs.astuple(result) for result in results]
 
 
-def unpack_choices(data: list[Any]) -> list[Choice]:
+def unpack_results(data: list[Any]) -> list[Choice | Scores]:
     """From plain data."""
     return [
-        Choice(number, token, TokenLogprob(logprob[0], [tuple(p) for p in logprob[1]]))
-        if logprob
-        else Choice(number, token)
-        for number, token, logprob in data
+        Scores(one[0], tuple(map(_logprob, one[1]))) if len(one) == 2 else _choice(*one)
+        for one in data
     ]
+
+
+def _choice(number: int, token: int, logprob: Any) -> Choice:
+    return Choice(number, token, _logprob(logprob) if logprob else None)
+
+
+def _logprob(data: Any) -> TokenLogprob:
+    logprob, top, rank = data
+    return TokenLogprob(logprob, [tuple(pair) for pair in top], rank)

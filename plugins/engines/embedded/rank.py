@@ -10,7 +10,7 @@ from torch import Tensor
 from shuntserve_core.sampling.noise import Noise
 from shuntserve_plugins.engines.embedded.arithmetic import padded
 from shuntserve_plugins.engines.embedded.attention import Attention, KvCache, Span
-from shuntserve_plugins.engines.embedded.plan import BLOCK, Choice, Part, Plan
+from shuntserve_plugins.engines.embedded.plan import BLOCK, Choice, Part, Plan, Scores
 from shuntserve_plugins.engines.embedded.sampling import Sampler
 from shuntserve_plugins.engines.embedded.stage import Batch, Stage
 
@@ -37,18 +37,19 @@ class Rank:
         self._sampler = Sampler(Noise(stage.geometry.vocab, stage.device)) if samples else None
 
     @torch.inference_mode()
-    def step(self, plan: Plan) -> list[Choice]:
-        """Carry out a step; the rank that samples returns the next tokens."""
+    def step(self, plan: Plan) -> list[Choice | Scores]:
+        """Carry out a step; the rank that samples returns scores of prompts and then the next
+        tokens."""
         for new in plan.added:
             if self._sampler:
                 self._sampler.add(new)
-        choices = self._compute(plan.parts) if plan.parts else []
+        results = self._compute(plan.parts) if plan.parts else []
         for number in plan.dropped:
             if self._sampler:
                 self._sampler.drop(number)
-        return choices
+        return results
 
-    def _compute(self, parts: tuple[Part, ...]) -> list[Choice]:
+    def _compute(self, parts: tuple[Part, ...]) -> list[Choice | Scores]:
         assert self.cache is not None
         batch = batch_of(parts, self.stage.device)
         if self.stage.first:
@@ -59,13 +60,24 @@ class Rank:
         if not self.stage.last:
             self._neighbours.send(hidden)
             return []
-        numbers = [part.number for part in parts if part.sample]
-        if not numbers:
+        if not batch.sampled.shape[0]:
             return []
         logits = self.stage.logits(hidden, batch)
         if self._sampler is None:
             return []
-        return self._sampler.choose(numbers, logits)
+        scored = sum(len(part.score) for part in parts)
+        scores = self._scores(parts, logits[:scored])
+        numbers = [part.number for part in parts if part.sample]
+        return [*scores, *(self._sampler.choose(numbers, logits[scored:]) if numbers else ())]
+
+    def _scores(self, parts: tuple[Part, ...], logits: Tensor) -> list[Scores]:
+        assert self._sampler is not None
+        scored = [part for part in parts if part.score]
+        rows = torch.split(logits, [len(part.score) for part in scored])
+        return [
+            self._sampler.score(part.number, of_part, part.score)
+            for part, of_part in zip(scored, rows, strict=True)
+        ]
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -95,8 +107,10 @@ def batch_of(parts: tuple[Part, ...], device: torch.device) -> Batch:
     spans: list[Span] = []
     tokens: list[int] = []
     positions: list[int] = []
+    scored: list[int] = []
     sampled: list[int] = []
     for part in parts:
+        scored.extend(range(len(tokens), len(tokens) + len(part.score)))
         spans.append(Span(len(tokens), part.start, len(part.tokens), part.blocks))
         tokens.extend(part.tokens)
         positions.extend(range(part.start, part.start + len(part.tokens)))
@@ -107,5 +121,5 @@ def batch_of(parts: tuple[Part, ...], device: torch.device) -> Batch:
         torch.tensor(tokens, device=device),
         torch.tensor(positions, device=device),
         Attention(spans, device),
-        torch.tensor(sampled, device=device),
+        torch.tensor([*scored, *sampled], dtype=torch.int64, device=device),
     )

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from shuntserve_core.sampling.noise import Noise
 from shuntserve_core.types.request import SamplingParams, TokenLogprob
-from shuntserve_plugins.engines.embedded.plan import Choice, Newcomer
+from shuntserve_plugins.engines.embedded.plan import Choice, Newcomer, Scores
+from shuntserve_plugins.engines.embedded.scoring import scores_of
 
 
 @define
@@ -64,6 +65,11 @@ class Sampler:
             logprob = None if wanted is None else logprob_of(row, token, wanted)
             choices.append(Choice(number, token, logprob))
         return choices
+
+    def score(self, number: int, logits: Tensor, tokens: tuple[int, ...]) -> Scores:
+        """Logprobs of the prompt's tokens behind rows of logits (tokens, vocabulary)."""
+        alternatives = self._sequences[number].sampling.prompt_logprobs or 0
+        return Scores(number, scores_of(logits, tokens, alternatives))
 
 
 def choose(logits: Tensor, histories: Sequence[History], noise: Noise) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from attrs import define, field, frozen
 
 from shuntserve_core.types.request import EngineLoad, EngineRequest, StepOutput
-from shuntserve_plugins.engines.embedded.plan import BLOCK, Choice, Newcomer, Part, Plan
+from shuntserve_plugins.engines.embedded.plan import BLOCK, Choice, Newcomer, Part, Plan, Scores
 
 
 @frozen
@@ -38,6 +38,8 @@ class _Sequence:
     computed: int = 0
     """Tokens whose keys and values are in KV memory."""
     blocks: list[int] = field(factory=list)
+    scored: int = 0
+    """Logprobs of the prompt that were told."""
 
     @property
     def pending(self) -> int:
@@ -46,6 +48,13 @@ class _Sequence:
     @property
     def generated(self) -> int:
         return len(self.tokens) - len(self.request.prompt)
+
+    def to_score(self, stop: int) -> tuple[int, ...]:
+        """The prompt's tokens behind those from `computed` to `stop`, where they are wanted."""
+        prompt = self.request.prompt
+        if self.request.sampling.prompt_logprobs is None or self.scored + 1 >= len(prompt):
+            return ()
+        return prompt[self.computed + 1 : stop + 1]
 
     def finish(self, max_length: int) -> str | None:
         """Why no token may follow, or None."""
@@ -122,15 +131,26 @@ class Scheduler:
         dropped, self._dropped = self._dropped, []
         return Plan(tuple(parts), tuple(newcomers), tuple(dropped))
 
-    def apply(self, plan: Plan, choices: Iterable[Choice]) -> Sequence[StepOutput]:
+    def apply(self, plan: Plan, results: Iterable[Choice | Scores]) -> Sequence[StepOutput]:
         """Take the results of a step; returns what to tell."""
         by_number = {sequence.number: sequence for sequence in self._running}
         for part in plan.parts:
             by_number[part.number].computed += len(part.tokens)
-        for choice in choices:
-            self._append(by_number[choice.number], choice)
+        starts = {part.number: part.start for part in plan.parts}
+        for result in results:
+            sequence = by_number[result.number]
+            if isinstance(result, Scores):
+                self._tell_scores(sequence, result, starts[result.number])
+            else:
+                self._append(sequence, result)
         outputs, self._outputs = self._outputs, []
         return outputs
+
+    def _tell_scores(self, sequence: _Sequence, scores: Scores, start: int) -> None:
+        """A sequence that was preempted scores the beginning of its prompt again."""
+        fresh = scores.logprobs[max(sequence.scored - start, 0) :]
+        sequence.scored += len(fresh)
+        self._outputs.append(StepOutput(sequence.request.id, prompt_logprobs=fresh))
 
     def _append(self, sequence: _Sequence, choice: Choice) -> None:
         sequence.tokens.append(choice.token)
@@ -168,6 +188,7 @@ class Scheduler:
                 start=sequence.computed,
                 blocks=tuple(sequence.blocks),
                 sample=stop == len(sequence.tokens),
+                score=sequence.to_score(stop),
             )
         )
         return count

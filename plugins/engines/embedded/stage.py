@@ -39,7 +39,7 @@ class Batch:
     """Padded; padding is at position 0."""
     attention: Attention
     sampled: Tensor
-    """Rows whose next token is wanted."""
+    """Rows whose logits are wanted: those to score, and those whose next token is wanted."""
 
     @property
     def rows(self) -> int:

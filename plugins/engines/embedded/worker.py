@@ -22,7 +22,7 @@ from shuntserve_plugins.engines.embedded.driver import Driver
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
 from shuntserve_plugins.engines.embedded.peers import Door, PeerLost
-from shuntserve_plugins.engines.embedded.plan import pack_choices, unpack_plan
+from shuntserve_plugins.engines.embedded.plan import pack_results, unpack_plan
 
 # Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
 
@@ -98,9 +98,9 @@ def _follow(spec: WorkerSpec) -> None:
             spoke.tell("active")
         else:
             plan = unpack_plan(message)
-            choices = process.rank.step(plan)
-            if choices:
-                spoke.tell(pack_choices(choices))
+            results = process.rank.step(plan)
+            if results:
+                spoke.tell(pack_results(results))
 
 
 def _door(spec: WorkerSpec) -> Door:

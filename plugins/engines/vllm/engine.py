@@ -17,7 +17,9 @@ from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerComm
 from shuntserve_core.types.dtypes import dtype_bytes
 from shuntserve_plugins.engines.vllm.symbols import installed_version, refuse_version
 
-FEATURES = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "guided", "resume"})
+FEATURES = frozenset(
+    {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs", "guided", "resume"}
+)
 FAMILIES = ("llama", "qwen2", "qwen3")
 VOCAB_MULTIPLE = 64
 """vLLM pads vocabularies to a multiple of this."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
-from vllm.v1.outputs import LogprobsLists
+from vllm.v1.outputs import LogprobsLists, LogprobsTensors
 
 from shuntserve_core.types.request import EngineRequest, StepOutput, TokenLogprob
 from shuntserve_core.types.request import SamplingParams as Sampling
@@ -48,6 +48,9 @@ def sampling_params(sampling: Sampling, output: Sequence[int]) -> SamplingParams
     seed is for `sampling` alone: vLLM would make a generator of it.
     Raises ValueError for what vLLM does not take.
     """
+    if output and sampling.prompt_logprobs is not None:
+        # vLLM tells them with the first token, and fails if it reads on behind the prompt.
+        raise ValueError("a request that has output has the logprobs of its prompt already")
     return SamplingParams(
         max_tokens=sampling.max_tokens,
         min_tokens=min(sampling.min_tokens, sampling.max_tokens),
@@ -61,6 +64,7 @@ def sampling_params(sampling: Sampling, output: Sequence[int]) -> SamplingParams
         logit_bias=dict(sampling.logit_bias) or None,
         stop_token_ids=list(sampling.stop_token_ids),
         logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
         structured_outputs=_structured(sampling.guided),
         extra_args={SEED_KEY: sampling.seed, OUTPUT_KEY: list(output)},
         ignore_eos=True,
@@ -81,15 +85,16 @@ def _structured(guided: Mapping[str, Any] | None) -> StructuredOutputsParams | N
 def step_output(output: EngineCoreOutput, request_id: str) -> StepOutput:
     """What a step added to a request."""
     logprobs = _logprobs(output.new_logprobs)
+    scores = _scores(output.new_prompt_logprobs_tensors)
     tokens = tuple(output.new_token_ids)
     if output.finish_reason is None:
-        return StepOutput(request_id, tokens, logprobs)
+        return StepOutput(request_id, tokens, logprobs, prompt_logprobs=scores)
     finish = _FINISH.get(output.finish_reason)
     if finish is None:
         said = getattr(output, "error", None)  # since 0.33
         reason = said.message if said else output.stop_reason or output.finish_reason.name.lower()
         return StepOutput(request_id, finish="error", error=f"vLLM ended the request: {reason}")
-    return StepOutput(request_id, tokens, logprobs, finish)
+    return StepOutput(request_id, tokens, logprobs, finish, prompt_logprobs=scores)
 
 
 def _logprobs(lists: LogprobsLists | None) -> tuple[TokenLogprob, ...]:
@@ -99,4 +104,19 @@ def _logprobs(lists: LogprobsLists | None) -> tuple[TokenLogprob, ...]:
     return tuple(
         TokenLogprob(float(values[0]), zip(map(int, ids[1:]), map(float, values[1:]), strict=True))
         for ids, values in zip(lists.logprob_token_ids, lists.logprobs, strict=True)
+    )
+
+
+def _scores(tensors: LogprobsTensors | None) -> tuple[TokenLogprob, ...]:
+    """Of the prompt's tokens from the second on, in rows as those of generated ones."""
+    if tensors is None:
+        return ()
+    return tuple(
+        TokenLogprob(values[0], zip(ids[1:], values[1:], strict=True), rank)
+        for ids, values, rank in zip(
+            tensors.logprob_token_ids.tolist(),
+            tensors.logprobs.tolist(),
+            tensors.selected_token_ranks.tolist(),
+            strict=True,
+        )
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from shuntserve_plugins.frontdoors.openai.wire import ToolCall
 
@@ -78,6 +78,19 @@ class ChatChoice(Struct):
     finish_reason: FinishReason
 
 
+class PromptLogprob(Struct):
+    """A token of the vocabulary at a place of the prompt."""
+
+    logprob: float
+    rank: int
+    """1 for the most probable."""
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""By token id; null for the first token of the prompt."""
+
+
 class ChatResponse(Struct):
     """Body of an answer to `POST /v1/chat/completions`."""
 
@@ -87,6 +100,8 @@ class ChatResponse(Struct):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    """Where asked for."""
 
 
 class ChunkFunction(Struct):
@@ -137,9 +152,10 @@ class CompletionLogprobs(Struct):
     """Logprobs in the form of the older endpoint."""
 
     text_offset: list[int]
-    token_logprobs: list[float]
+    token_logprobs: list[float | None]
     tokens: list[str]
-    top_logprobs: list[dict[str, float]]
+    top_logprobs: list[dict[str, float] | None]
+    """Null, as its logprob, for the first token of a prompt, which nothing predicts."""
 
 
 class CompletionChoice(Struct):
@@ -149,6 +165,8 @@ class CompletionChoice(Struct):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    """Where asked for."""
 
 
 class CompletionResponse(Struct):

@@ -18,7 +18,7 @@ from shuntserve_plugins.frontdoors.openai.chunks import Chunks
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.generation import Work, respond
-from shuntserve_plugins.frontdoors.openai.logprobs import chat_logprobs
+from shuntserve_plugins.frontdoors.openai.logprobs import chat_logprobs, prompt_logprobs
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
 from shuntserve_plugins.frontdoors.openai.tools import answer_shape
 from shuntserve_plugins.frontdoors.openai.wire import ChatRequest, FunctionCall, ToolCall
@@ -39,6 +39,7 @@ async def chat_completions(call: Call) -> web.StreamResponse:
         prompt_length=len(prompt),
         max_tokens=body.max_completion_tokens or body.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
         guided=shape.guided,
     )
     work = Work(body, [(Prompt(tuple(prompt)), params)])
@@ -51,6 +52,7 @@ class ChatRenderer:
     def __init__(self, call: Call, body: ChatRequest, function: str | None) -> None:
         self._tokenizer = call.site.tokenizer
         self._function = function
+        self._scores = body.prompt_logprobs
         self._chunks = Chunks(call, "chatcmpl", "chat.completion.chunk", "delta", body)
         content = b'{"tool_calls":[{"index":0,"function":{"arguments":' if function else None
         self._delta_open = content or b'{"content":'
@@ -99,9 +101,13 @@ class ChatRenderer:
         """The response in one piece."""
         choices = [self._choice(choice, collected) for choice, collected in answers]
         about = self._chunks
-        return _json(
-            ChatResponse(about.id, "chat.completion", about.created, about.model, choices, usage)
+        answer = ChatResponse(
+            about.id, "chat.completion", about.created, about.model, choices, usage
         )
+        if self._scores is not None:
+            journal = answers[0][0].journal
+            answer.prompt_logprobs = prompt_logprobs(self._tokenizer, journal, self._scores)
+        return _json(answer)
 
     def _choice(self, choice: Choice, collected: Collected) -> ChatChoice:
         text = collected.text

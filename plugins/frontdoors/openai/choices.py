@@ -33,6 +33,11 @@ class Prompt:
     tokens: tuple[int, ...]
     echo: bytes = b""
     """Its text as JSON, where it is to be shown before the answer."""
+    scored: bool = False
+    """Whether logprobs of the echo are asked for: then every token has its own, the one that ends
+    the answer too, as whoever compares answers of servers expects."""
+    alone: bool = False
+    """Whether nothing but the prompt is asked about; the one token that engines make is dropped."""
 
 
 class Choice:
@@ -78,6 +83,9 @@ class Choice:
         """Take what an engine step produced."""
         if self.finish is not None:
             return
+        if self.prompt.alone:
+            self._without_answer(output)
+            return
         if self._stops is not None:
             self._emit(self, self._with_stops(output, self._stops))
             return
@@ -87,8 +95,15 @@ class Choice:
         self.finish = output.finish
         if output.finish is not None:
             text += self._detokenizer.flush()
-        logprobs = output.logprobs[: len(tokens)]
-        self._emit(self, Delta(text, tokens, logprobs, output.finish, output.error))
+        shown = output.tokens if self.prompt.scored else tokens
+        logprobs = output.logprobs[: len(shown)]
+        self._emit(self, Delta(text, shown, logprobs, output.finish, output.error))
+
+    def _without_answer(self, output: StepOutput) -> None:
+        self.finish = "error" if output.finish == "error" else "length"
+        if output.finish is None:
+            self._on_stop(self.journal.id)
+        self._emit(self, Delta("", (), (), self.finish, output.error))
 
     def _visible(self, output: StepOutput) -> Sequence[int]:
         """The step's tokens without the one that ended the answer."""
@@ -122,8 +137,9 @@ class Choice:
             text.append(settled if met else settled + stops.flush())
             if met and output.finish == "length":
                 self.finish = "stop"
-        logprobs = output.logprobs[: len(tokens)]
-        return Delta("".join(text), tokens, logprobs, self.finish, output.error)
+        shown = output.tokens if self.prompt.scored else tokens
+        logprobs = output.logprobs[: len(shown)]
+        return Delta("".join(text), shown, logprobs, self.finish, output.error)
 
 
 @frozen(eq=False)

@@ -10,13 +10,23 @@ import msgspec
 from aiohttp import web
 from attrs import evolve
 
-from shuntserve_plugins.frontdoors.openai.answers import CompletionChoice, CompletionResponse, Usage
+from shuntserve_core.types.request import TokenLogprob
+from shuntserve_plugins.frontdoors.openai.answers import (
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionResponse,
+    Usage,
+)
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Prompt
 from shuntserve_plugins.frontdoors.openai.chunks import Chunks
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.generation import Work, respond
-from shuntserve_plugins.frontdoors.openai.logprobs import completion_logprobs
+from shuntserve_plugins.frontdoors.openai.logprobs import (
+    completion_logprobs,
+    echoed,
+    prompt_logprobs,
+)
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
 from shuntserve_plugins.frontdoors.openai.wire import CompletionRequest
 
@@ -30,17 +40,24 @@ async def completions(call: Call) -> web.StreamResponse:
     reading = await call.read("completion")
     body = reading.body
     _check(body)
+    most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     # Prompts differ in their length alone, so the longest is the one to be checked.
     params = sampling_params(
         body,
         call.served(len(reading.prompts) * body.choices),
         prompt_length=max(map(len, reading.prompts)),
-        max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+        max_tokens=max(most, 1),
         logprobs=body.logprobs,
+        prompt_logprobs=_prompt_logprobs(body),
     )
     prompts = [
         (
-            Prompt(tuple(ids), reading.echoes[index] if body.echo else b""),
+            Prompt(
+                tuple(ids),
+                reading.echoes[index] if body.echo else b"",
+                scored=_scores_echo(body),
+                alone=most == 0,
+            ),
             params if body.seed is not None else evolve(params, seed=random.getrandbits(63)),
         )
         for index, ids in enumerate(reading.prompts)
@@ -54,27 +71,39 @@ def _check(body: CompletionRequest) -> None:
         raise ApiError(400, "suffix is not supported", param="suffix", code="unsupported_parameter")
     if body.best_of is not None and body.best_of != body.choices:
         raise ApiError(400, "best_of must equal n", param="best_of", code="unsupported_parameter")
-    if body.echo and body.logprobs is not None:
-        raise ApiError(
-            400,
-            "echo gives no logprobs of the prompt; ask for one of echo and logprobs",
-            param="echo",
-            code="unsupported_parameter",
-        )
+    if body.max_tokens == 0 and not body.echo and body.prompt_logprobs is None:
+        raise ApiError(400, "max_tokens of 0 needs echo or prompt_logprobs", param="max_tokens")
+
+
+def _scores_echo(body: CompletionRequest) -> bool:
+    return bool(body.echo) and body.logprobs is not None
+
+
+def _prompt_logprobs(body: CompletionRequest) -> int | None:
+    """How many are wanted: with `echo`, the prompt's tokens have logprobs as the answer's do."""
+    echoed = body.logprobs if body.echo else None
+    wanted = [count for count in (body.prompt_logprobs, echoed) if count is not None]
+    return max(wanted, default=None)
 
 
 class CompletionRenderer:
     """Writes completions."""
 
     def __init__(self, call: Call, body: CompletionRequest) -> None:
-        self._tokenizer = call.site.tokenizer
+        self._tokenizer, self._body = call.site.tokenizer, body
+        self._most = body.logprobs or 0
         self._chunks = Chunks(call, "cmpl", "text_completion", "text", body)
         self._offsets: dict[int, int] = {}
 
     def first(self, choice: Choice) -> bytes:
         """The event with the prompt, where it is echoed."""
         echo = choice.prompt.echo
-        return self._chunks.event(choice, echo, None, counted=0) if echo else b""
+        logprobs = b"null"
+        if choice.prompt.scored:
+            logprobs = _json(self._columns(choice, *echoed(choice.journal, self._most)))
+        elif not echo:
+            return b""
+        return self._chunks.event(choice, echo or b'""', None, logprobs, counted=0)
 
     def delta(self, choice: Choice, delta: Delta) -> bytes:
         """One event, unless there is nothing to show."""
@@ -86,10 +115,18 @@ class CompletionRenderer:
     def _logprobs(self, choice: Choice, delta: Delta) -> bytes:
         if not delta.logprobs:
             return b"null"
+        return _json(self._columns(choice, delta.tokens, delta.logprobs))
+
+    def _columns(
+        self, choice: Choice, tokens: Sequence[int], logprobs: Sequence[TokenLogprob | None]
+    ) -> CompletionLogprobs:
         offset = self._offsets.get(choice.index, 0)
-        columns = completion_logprobs(self._tokenizer, delta.tokens, delta.logprobs, offset)
+        columns = completion_logprobs(self._tokenizer, tokens, logprobs, offset)
         self._offsets[choice.index] = columns.text_offset[-1] + len(columns.tokens[-1])
-        return _json(columns)
+        return columns
+
+    def _echo(self, choice: Choice) -> tuple[Sequence[int], Sequence[TokenLogprob | None]]:
+        return echoed(choice.journal, self._most) if choice.prompt.scored else ((), ())
 
     def last(self, usage: Usage) -> bytes:
         """The token counts, where asked for, and the end mark."""
@@ -106,14 +143,21 @@ class CompletionRenderer:
         )
 
     def _choice(self, choice: Choice, collected: Collected) -> CompletionChoice:
-        wanted = choice.journal.sampling.logprobs is not None
-        logprobs = (
-            completion_logprobs(self._tokenizer, collected.tokens, collected.logprobs)
-            if wanted
-            else None
-        )
+        columns = None
+        if self._body.logprobs is not None:
+            tokens, logprobs = self._echo(choice)
+            columns = completion_logprobs(
+                self._tokenizer,
+                [*tokens, *collected.tokens],
+                [*logprobs, *collected.logprobs],
+            )
         text: str = collected.text
         if choice.prompt.echo:  # as JSON it is ready, and may be long
             joined = choice.prompt.echo[:-1] + _json(text)[1:]
             text = cast(str, msgspec.Raw(joined))
-        return CompletionChoice(choice.index, text, logprobs, choice.finish or "")
+        answer = CompletionChoice(choice.index, text, columns, choice.finish or "")
+        if self._body.prompt_logprobs is not None:
+            answer.prompt_logprobs = prompt_logprobs(
+                self._tokenizer, choice.journal, self._body.prompt_logprobs
+            )
+        return answer

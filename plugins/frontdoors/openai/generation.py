@@ -237,10 +237,11 @@ async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamRespo
     begun: set[Choice] = set()
 
     def emit(choice: Choice, delta: Delta) -> None:
-        events = renderer.delta(choice, delta)
+        events = b""
         if choice not in begun:
             begun.add(choice)
-            events = renderer.first(choice) + events
+            events = renderer.first(choice)
+        events += renderer.delta(choice, delta)
         if generation.complete:
             stream.end(events + renderer.last(work.usage(generation.choices)))
         elif events:

@@ -14,12 +14,15 @@ from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.wire import Sampling
 
 SEEDS = 2**63
-EVERYTHING = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "guided"})
+EVERYTHING = frozenset(
+    {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs", "guided"}
+)
 _PARAMETERS = {
     "sampling": "temperature",
     "penalties": "presence_penalty, frequency_penalty, repetition_penalty",
     "logit_bias": "logit_bias",
     "logprobs": "logprobs",
+    "prompt_logprobs": "prompt_logprobs, echo with logprobs",
     "guided": "response_format, tools",
 }
 """What a client wrote to ask for a feature."""
@@ -44,12 +47,20 @@ def sampling_params(
     prompt_length: int,
     max_tokens: int | None,
     logprobs: int | None = None,
+    prompt_logprobs: int | None = None,
     guided: Mapping[str, Any] | None = None,
 ) -> SamplingParams:
     """Parameters of the first choice; the others differ in their seed alone, see `choice_seed`.
 
     Raises `ApiError` 400 for what does not fit the model, or what no engine here can do.
     """
+    if body.prompt_logprobs is not None and body.stream:
+        raise ApiError(
+            400,
+            "prompt_logprobs are not available in a stream",
+            param="prompt_logprobs",
+            code="unsupported_parameter",
+        )
     count = _max_tokens(served, prompt_length, max_tokens)
     if body.min_tokens is not None and body.min_tokens > count:
         raise ApiError(
@@ -71,6 +82,7 @@ def sampling_params(
         logit_bias=_logit_bias(body.logit_bias, served.tokenizer.vocab_size),
         stop_token_ids=_stop_tokens(body, served.tokenizer),
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
         guided=guided,
     )
     if not served.features >= EVERYTHING:

@@ -57,6 +57,7 @@ class Sampling(Struct, kw_only=True, forbid_unknown_fields=True):
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     include_stop_str_in_output: bool | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     skip_special_tokens: bool | None = None
 
     @property
@@ -195,6 +196,8 @@ class CompletionRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
 
     prompt: str | list[str | TokenId | list[TokenId]]
     """A text, token ids, or a list of either."""
+    max_tokens: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    """0 asks about the prompt alone."""
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None

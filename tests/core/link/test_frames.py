@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -122,3 +123,21 @@ def test_token_ids_that_are_none_are_refused() -> None:
     request = EngineRequest("r", (-1,), SamplingParams(1))
     with pytest.raises(ProtocolError, match="32-bit"):
         m.submit_message(request, "r")
+
+
+@pytest.mark.parametrize(("tokens", "alternatives"), [(0, 0), (1, 20), (5_000, 20), (300_000, 0)])
+def test_logprobs_of_long_prompts_travel_in_bounded_messages(
+    tokens: int, alternatives: int
+) -> None:
+    top = tuple((2**31 + n, -1.0 - n) for n in range(alternatives))
+    entries = tuple(TokenLogprob(-float(n), top, n + 1) for n in range(tokens))
+    output = StepOutput("r", (7,), finish="length", prompt_logprobs=entries)
+    frames = [encode((m.STEP, m.step_item(part))) for part in m.bounded(output)]
+    assert max(map(len, frames)) < 1_000_000
+    got = [
+        m.step_output(message[1], "r") for frame in frames for message in FrameDecoder().feed(frame)
+    ]
+    assert tuple(entry for part in got for entry in part.prompt_logprobs) == entries
+    *before, last = got
+    assert evolve(last, prompt_logprobs=()) == evolve(output, prompt_logprobs=())
+    assert all(part.tokens == () and part.finish is None for part in before)

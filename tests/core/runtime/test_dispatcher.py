@@ -10,7 +10,7 @@ from attrs import evolve
 from shuntserve_core.interfaces.frontdoor import Refused
 from shuntserve_core.interfaces.link import STANDBY
 from shuntserve_core.runtime.dispatcher import Dispatcher
-from shuntserve_core.types.request import EngineLoad, StepOutput
+from shuntserve_core.types.request import EngineLoad, StepOutput, TokenLogprob
 from shuntserve_plugins.balancers.plain import RoundRobin
 from tests.core.runtime.fake_links import ALL, FakeClock, FakeLink, Listener, journal_of
 
@@ -529,3 +529,36 @@ def test_how_long_a_request_waited_for_its_first_engine() -> None:
     bench.dispatcher.migrate("a")
     assert bench.at("r") == "b"
     assert listener.journal.waited == 3.0
+
+
+def scores(*tokens: int) -> list[TokenLogprob]:
+    return [TokenLogprob(-float(token)) for token in tokens]
+
+
+def test_logprobs_of_a_prompt_are_told_once_over_several_engines() -> None:
+    bench = Bench(2, features=ALL | {"prompt_logprobs"})
+    for link in bench.links.values():
+        link.info = evolve(link.info, features=ALL | {"prompt_logprobs"})
+    listener = bench.submit("r", max_tokens=5, prompt=4, prompt_logprobs=1)
+    first, second = bench.links["a"], bench.links["b"]
+    assert first.open["r"][0].sampling.prompt_logprobs == 1
+    first.say("r", prompt_logprobs=scores(1, 2))
+    first.lose()
+    # Those that came are not lost; the next engine tells all, as it must compute them anyway.
+    assert second.open["r"][0].sampling.prompt_logprobs == 1
+    second.say("r", prompt_logprobs=scores(1))
+    second.say("r", 1, prompt_logprobs=scores(2, 3))
+    assert listener.journal.prompt_logprobs == scores(1, 2, 3)
+    third = bench.add("c")
+    bench.dispatcher.migrate("b")
+    # An engine that cannot do it is good enough now.
+    assert third.open["r"][0].sampling.prompt_logprobs is None
+    third.say("r", 4, "length")
+    assert (listener.tokens, listener.outcome) == ([0, 1, 2, 3, 4], "length")
+    assert listener.journal.prompt_logprobs == scores(1, 2, 3)
+
+
+def test_logprobs_of_a_prompt_need_an_engine_that_can() -> None:
+    bench = Bench(1)
+    with pytest.raises(Refused, match="prompt_logprobs"):
+        bench.submit("r", max_tokens=5, prompt_logprobs=0)

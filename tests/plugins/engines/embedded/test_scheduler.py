@@ -5,21 +5,23 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shuntserve_core.types.request import EngineRequest, SamplingParams
+from shuntserve_core.types.request import EngineRequest, SamplingParams, TokenLogprob
 from shuntserve_plugins.engines.embedded.plan import (
     BLOCK,
     Choice,
     Plan,
-    pack_choices,
+    Scores,
     pack_plan,
-    unpack_choices,
+    pack_results,
     unpack_plan,
+    unpack_results,
 )
 from shuntserve_plugins.engines.embedded.scheduler import Limits, Scheduler
 
 
 def request(name: str, prompt: int, max_tokens: int) -> EngineRequest:
-    return EngineRequest(name, tuple(range(prompt)), SamplingParams(max_tokens=max_tokens))
+    sampling = SamplingParams(max_tokens=max_tokens, prompt_logprobs=0)
+    return EngineRequest(name, tuple(range(prompt)), sampling)
 
 
 class Ranks:
@@ -29,13 +31,18 @@ class Ranks:
         self.limits = limits
         self.content: dict[tuple[int, int], tuple[int, int]] = {}
 
-    def check(self, plan: Plan) -> list[Choice]:
+    def check(self, plan: Plan) -> list[Choice | Scores]:
         owners = Counter(block for part in plan.parts for block in part.blocks)
         assert all(count == 1 for count in owners.values())
         assert len(plan.parts) <= self.limits.max_batch
         assert sum(len(p.tokens) for p in plan.parts if not p.start) <= self.limits.max_chunk
-        choices = []
+        choices: list[Choice | Scores] = []
         for part in plan.parts:
+            # Tokens of prompts are their positions.
+            assert part.score == tuple(range(part.start + 1, part.start + 1 + len(part.score)))
+            if part.score:
+                entries = [TokenLogprob(-float(token)) for token in part.score]
+                choices.append(Scores(part.number, tuple(entries)))
             stop = part.start + len(part.tokens)
             assert len(part.blocks) * BLOCK >= stop
             for position in range(part.start, stop):
@@ -66,12 +73,17 @@ def test_every_request_gets_its_tokens_and_no_block_is_shared(
     wanted: dict[str, int] = {}
     submitted = 0
     got: Counter[str] = Counter()
+    prompts: dict[str, int] = {}
+    scored: dict[str, list[float]] = {}
     finished: set[str] = set()
 
     def step() -> None:
         plan = scheduler.plan()
         for output in scheduler.apply(plan, ranks.check(plan)):
             got[output.id] += len(output.tokens)
+            scored.setdefault(output.id, []).extend(-e.logprob for e in output.prompt_logprobs)
+            if output.tokens:  # all are told by then, each once, however often it was computed
+                assert scored[output.id] == list(range(1, prompts[output.id]))
             assert output.id not in finished
             if output.finish:
                 finished.add(output.id)
@@ -80,6 +92,7 @@ def test_every_request_gets_its_tokens_and_no_block_is_shared(
         if action == "submit":
             name = f"r{submitted}"
             submitted += 1
+            prompts[name] = first
             wanted[name] = min(second, limits.max_length - first)
             scheduler.submit(request(name, first, second))
         elif action == "abort" and f"r{first}" not in finished:
@@ -130,5 +143,6 @@ def test_plans_and_choices_travel_unchanged() -> None:
     scheduler.submit(request("b", 2, 2))
     plan = scheduler.plan()
     assert unpack_plan(pack_plan(plan)) == plan
-    choices = [Choice(1, 2), Choice(3, 4)]
-    assert unpack_choices(pack_choices(choices)) == choices
+    logprob = TokenLogprob(-0.5, ((3, -0.25), (4, -0.5)), 2)
+    choices = [Scores(1, (logprob, logprob)), Choice(1, 2), Choice(3, 4, logprob), Scores(2, ())]
+    assert unpack_results(pack_results(choices)) == choices
