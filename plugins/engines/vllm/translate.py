@@ -20,6 +20,7 @@ _GUIDED = {
     "regex": "regex",
     "choice": "choice",
     "grammar": "grammar",
+    "structural_tag": "structural_tag",
 }
 _FINISH = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
 

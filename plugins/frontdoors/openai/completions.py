@@ -19,6 +19,7 @@ from shuntserve_plugins.frontdoors.openai.answers import (
 )
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Prompt
 from shuntserve_plugins.frontdoors.openai.chunks import Chunks
+from shuntserve_plugins.frontdoors.openai.constraints import constraint_of
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.generation import Work, respond
@@ -49,6 +50,7 @@ async def completions(call: Call) -> web.StreamResponse:
         max_tokens=max(most, 1),
         logprobs=body.logprobs,
         prompt_logprobs=_prompt_logprobs(body),
+        guided=constraint_of(body),
     )
     prompts = [
         (

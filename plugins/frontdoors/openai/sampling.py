@@ -23,7 +23,7 @@ _PARAMETERS = {
     "logit_bias": "logit_bias",
     "logprobs": "logprobs",
     "prompt_logprobs": "prompt_logprobs, echo with logprobs",
-    "guided": "response_format, tools",
+    "guided": "response_format, structured_outputs, tools",
 }
 """What a client wrote to ask for a feature."""
 

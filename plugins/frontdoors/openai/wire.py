@@ -13,8 +13,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 4
+MAX_CHOICES = 1024
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 Stop = Annotated[str, Meta(min_length=1, max_length=1024)]
+Constraint = Annotated[str, Meta(min_length=1, max_length=1 << 16)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -29,6 +31,39 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     """With `include_usage`: every event has the token counts of its choice so far."""
     include_obfuscation: bool | None = None
     """Accepted and without effect."""
+
+
+class JsonSchema(Struct, forbid_unknown_fields=True):
+    """A JSON schema that the answer must fit."""
+
+    name: str = ""
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct, forbid_unknown_fields=True):
+    """What shape the answer must have."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchema | None = None
+    format: dict[str, Any] | None = None
+    """Of a structural tag: what is constrained where, as the engine's library reads it."""
+
+
+class StructuredOutputs(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A constraint on the answer under vLLM's names; exactly one of them."""
+
+    json: dict[str, Any] | str | None = None
+    """A JSON schema, or its text."""
+    regex: Constraint | None = None
+    choice: Annotated[list[Constraint], Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
+    """The answer is one of these."""
+    grammar: Constraint | None = None
+    """In EBNF."""
+    json_object: bool | None = None
+    structural_tag: Constraint | None = None
+    """Its JSON, as text."""
 
 
 class Sampling(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -46,6 +81,7 @@ class Sampling(Struct, kw_only=True, forbid_unknown_fields=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    response_format: ResponseFormat | None = None
     user: str | None = None
     """Accepted and without effect."""
 
@@ -58,6 +94,7 @@ class Sampling(Struct, kw_only=True, forbid_unknown_fields=True):
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=256)] | None = None
     include_stop_str_in_output: bool | None = None
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    structured_outputs: StructuredOutputs | None = None
     skip_special_tokens: bool | None = None
 
     @property
@@ -153,22 +190,6 @@ class NamedTool(Struct, forbid_unknown_fields=True):
     type: Literal["function"] = "function"
 
 
-class JsonSchema(Struct, forbid_unknown_fields=True):
-    """A JSON schema that the answer must fit."""
-
-    name: str = ""
-    description: str | None = None
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class ResponseFormat(Struct, forbid_unknown_fields=True):
-    """What shape the answer must have."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-
 class ChatRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
     """Body of `POST /v1/chat/completions`."""
 
@@ -176,7 +197,6 @@ class ChatRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None

@@ -25,7 +25,7 @@ from shuntserve_plugins.engines.embedded.arithmetic import settle
 from shuntserve_plugins.engines.embedded.engine import arithmetic_environment
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
 from shuntserve_plugins.engines.embedded.group import Alone, Group
-from shuntserve_plugins.engines.embedded.plan import Choice, Plan
+from shuntserve_plugins.engines.embedded.plan import Choice, Plan, Scores
 from shuntserve_plugins.engines.embedded.rank import Rank, cache_of
 from shuntserve_plugins.engines.embedded.scheduler import Limits, Scheduler
 from shuntserve_plugins.engines.embedded.stage import Stage
@@ -129,8 +129,8 @@ class LocalEngine:
         plan = self.scheduler.plan()
         return self.scheduler.apply(plan, self.compute(plan))
 
-    def compute(self, plan: Plan) -> list[Choice]:
-        choices: list[Choice] = []
+    def compute(self, plan: Plan) -> list[Choice | Scores]:
+        choices: list[Choice | Scores] = []
         for ranks in self.stages:
             for chosen in self._pool.map(lambda rank: rank.step(plan), ranks):
                 choices += chosen

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 
+from shuntserve_core.types.request import EngineRequest, StepOutput, TokenLogprob
 from tests.plugins.engines.embedded.local import DEVICES, LocalEngine
 from tests.plugins.engines.embedded.models import KINDS, build, greedy_of, reference
 from tests.plugins.engines.embedded.processes import Model
@@ -111,3 +112,53 @@ def test_greedy_tokens_are_those_of_transformers(
     for prompt in prompts:
         tokens = [token for token, _ in said(together[prompt.id])]
         assert greedy_of(expected, prompt.prompt, tokens) == tokens
+
+
+def prompts_to_score() -> list[EngineRequest]:
+    lengths = (1, 2, 15, 16, 17, 40, 64)
+    return [request(f"s{n}", length=n, max_tokens=4, prompt_logprobs=3) for n in lengths]
+
+
+def scores(steps: Sequence[StepOutput]) -> list[TokenLogprob]:
+    return [entry for step in steps for entry in step.prompt_logprobs]
+
+
+@pytest.mark.parametrize(
+    ("layers", "degrees", "limits"),
+    [
+        ([(0, 3), (3, 4)], [4, 1], {}),
+        ([(0, 1), (1, 3), (3, 4)], [1, 4, 2], {}),
+        ([(0, 4)], [1], {"max_chunk": 1}),
+        ([(0, 4)], [1], {"max_chunk": 7}),
+        ([(0, 4)], [1], {"blocks": 7, "max_length": 96}),
+    ],
+)
+def test_logprobs_of_prompts_are_the_same_anywhere(
+    model: Model,
+    whole: LocalEngine,
+    layers: list[tuple[int, int]],
+    degrees: list[int],
+    limits: dict[str, int],
+) -> None:
+    alone = {r.id: whole.run([r])[r.id] for r in prompts_to_score()}
+    engine = LocalEngine(model, layers, degrees, **limits)
+    together = engine.run([*variety(3), *prompts_to_score()])
+    engine.close()
+    for prompt in prompts_to_score():
+        assert len(scores(alone[prompt.id])) == len(prompt.prompt) - 1
+        assert scores(together[prompt.id]) == scores(alone[prompt.id])
+        assert said(together[prompt.id]) == said(alone[prompt.id])
+
+
+@torch.inference_mode()
+def test_logprobs_of_prompts_are_those_of_transformers(model: Model, whole: LocalEngine) -> None:
+    expected = reference(model)
+    for prompt in prompts_to_score():
+        logits = expected(torch.tensor([prompt.prompt])).logits[0].double()
+        logprobs = logits.log_softmax(-1)
+        told = scores(whole.run([prompt])[prompt.id])
+        for row, token, entry in zip(logprobs, prompt.prompt[1:], told, strict=False):
+            assert entry.logprob == pytest.approx(float(row[token]), abs=1e-4)
+            assert abs(int((row > row[token]).sum()) + 1 - entry.rank) <= 1
+            best = row.topk(3).values.tolist()
+            assert [logprob for _, logprob in entry.top] == pytest.approx(best, abs=1e-4)
