@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import socket
 import struct
 import sys
@@ -110,7 +111,7 @@ class Hub:
             for rank, future in futures.items():
                 self._answers[rank, number] = future
             for rank, connection in self._calls.items():
-                connection.send((number, method, args, kwargs, rank in wanted))
+                _send(connection, (number, method, args, kwargs, rank in wanted))
         return futures
 
     def _receive(self) -> None:
@@ -148,10 +149,16 @@ class Spoke:
                 try:
                     result = run(method, args, kwargs)
                 except Exception as error:  # rank 0 decides what it means
-                    self._calls.send((number, None, f"{type(error).__name__}: {error}"))
+                    _send(self._calls, (number, None, f"{type(error).__name__}: {error}"))
                 else:
                     if answering:
-                        self._calls.send((number, result, None))
+                        _send(self._calls, (number, result, None))
+
+
+def _send(connection: Connection, words: Any) -> None:
+    """Send by value; a connection's own `send` passes tensors on as descriptors, which the other
+    side has to come for, and cannot from another machine."""
+    connection.send_bytes(pickle.dumps(words))
 
 
 def keep_alive(connection: Connection, silence: Silence) -> None:
