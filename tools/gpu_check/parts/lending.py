@@ -14,6 +14,7 @@ from gpu_check.place import Place
 from gpu_check.rows import Figures, Record, expect
 from gpu_check.stores import Store, whole
 from shuntserve_core.tensorstore import StoreClient
+from shuntserve_core.tensorstore.spec import MemoryStats
 from shuntserve_core.tensorstore.views import KvRange, shard_tensors
 
 CYCLES = 20
@@ -120,35 +121,54 @@ def _write_weights(
 
 
 def _account(client: StoreClient, made: Model, place: Place, figures: Figures) -> None:
-    """What the device says is free, and what the store says that it holds."""
-    if not place.on_gpu:
-        stats = client.stats()
-        figures["weights, bytes"] = stats.weight_bytes
-        expect(not stats.leases, f"leases are left: {stats.leases}")
-        expect(client.retain([]) == stats.weight_bytes, "not all weights were dropped")
-        expect(client.stats().weight_bytes == 0, "weights are left")
-        return
-    torch.cuda.synchronize()
-    nbytes = 1024 * MB
-    before = free_bytes()
+    """What the store says that it holds, and what the driver says is free, byte for byte."""
+    nbytes = (1024 if place.on_gpu else 16) * MB
+    expect(not client.stats().leases, f"leases are left: {client.stats().leases}")
+    before = _memory(client, place)
     lease = client.kv_lease("accounted", nbytes, timeout=30.0)
-    grown = client.stats().kv_capacity
-    held = before - free_bytes()
+    leased = _memory(client, place)
     client.release(lease)
-    figures["KV region, bytes"] = grown
-    figures["free memory went down by, bytes"] = held
-    weights = client.stats().weight_bytes
-    had = free_bytes()
-    freed = client.retain([])
-    returned = _until(lambda: free_bytes() - had, at_least=freed)
-    figures["weights, bytes"] = weights
-    figures["free memory went up by, bytes"] = returned
-    expect(returned >= freed, f"{freed} bytes of weights were dropped, {returned} came free")
+    grown = leased.kv - before.kv
+    figures["KV memory grew by, bytes"] = grown
+    expect(leased.kv >= nbytes, f"{leased.kv} bytes of KV memory for a lease of {nbytes}")
+    _compare_free(before, leased, "free memory went down by, bytes", figures)
+    dropped = client.retain([])
+    figures["weights, bytes"] = dropped
+    expect(dropped == before.weights, f"{dropped} bytes dropped of {before.weights}")
+    if place.on_gpu:
+        _until(lambda: _free(client) - _of(leased), at_least=dropped)
+    after = _memory(client, place)
+    expect(after.weights == 0, f"{after.weights} bytes of weights are left")
+    _compare_free(after, leased, "free memory went up by, bytes", figures)
 
 
-def free_bytes() -> int:
-    """Of the card."""
-    return int(torch.cuda.mem_get_info()[0])
+def _memory(client: StoreClient, place: Place) -> MemoryStats:
+    """Of the store; what it allocated is the sum of its parts."""
+    if place.on_gpu:
+        torch.cuda.synchronize()
+    memory = client.stats().memory
+    total = memory.weights + memory.kv
+    expect(memory.allocated == total, f"{memory.allocated} bytes allocated, {total} accounted for")
+    expect(memory.staging == 0, f"{memory.staging} bytes of pinned memory are left")
+    return memory
+
+
+def _compare_free(less: MemoryStats, more: MemoryStats, name: str, figures: Figures) -> None:
+    """Between two moments the driver's free memory changed as the store's own did."""
+    if less.device_free is None or more.device_free is None:
+        return  # the host's free memory is everybody's
+    changed, freed = more.allocated - less.allocated, less.device_free - more.device_free
+    figures[name] = freed
+    expect(freed == changed, f"the store's memory changed by {changed}, the driver's by {freed}")
+
+
+def _free(client: StoreClient) -> int:
+    return _of(client.stats().memory)
+
+
+def _of(memory: MemoryStats) -> int:
+    assert memory.device_free is not None
+    return memory.device_free
 
 
 def _until(value: Callable[[], int], at_least: int) -> int:
