@@ -105,8 +105,6 @@ class Application:
         except ApiError as error:
             response = error_response(error)
             call.log.setdefault("error", error.code or error.type)
-            if not call.request.content.is_eof():  # the rest of the body is not worth reading
-                response.force_close()
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
@@ -115,6 +113,8 @@ class Application:
             response = error_response(ApiError(500, "The server had an error; it is in its log."))
         if not response.prepared:
             self._add_headers(call, response)
+            if not call.request.content.is_eof():  # the rest of the body is not worth reading
+                response.force_close()
         return response
 
     async def _dispatch(self, call: Call, route: Route | None) -> web.StreamResponse:

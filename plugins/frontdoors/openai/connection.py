@@ -1,13 +1,16 @@
 """One client connection: what it may cost in time, and how many there may be.
 
 aiohttp bounds neither the time that headers take nor the time that a client takes to read; both
-are bounded here.
+are bounded here.  Nor does it bound what headers take together, and it makes several objects of
+each: until a request's head is complete its bytes are kept as they came, and no more than may be.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
+from shuntserve_plugins.frontdoors.openai.addresses import network_of
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.limits import Limits
 from shuntserve_plugins.frontdoors.openai.metrics import Metrics
@@ -23,13 +27,38 @@ _log = logging.getLogger("shuntserve.frontdoor")
 LINGER_SECONDS = 2.0
 """How long a body that nobody wants is read, so that the client can read why."""
 
+_END = b"\r\n\r\n"
+_METHODS = (b"GET ", b"POST ")
+_LETTER = re.compile(rb"\r?\n?[A-Za-z]")
+"""How a request begins, or the little that has come of it."""
+
+
+def _may_be_http(head: bytes | bytearray) -> bool:
+    """Whether it is worth waiting for the rest; aiohttp's parser says what is wrong with others."""
+    return _LETTER.match(head) is not None or len(head) < 3
+
+
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """The client's address, as connections are counted."""
+    peer = transport.get_extra_info("peername")
+    return network_of(peer[0]) if peer else ""
+
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Connection(web.RequestHandler):
     """aiohttp's connection, with deadlines for headers and for writing."""
 
-    __slots__ = ("_busy", "_counted", "_header_timer", "_limits", "_server", "_write_timer")
+    __slots__ = (
+        "_address",
+        "_busy",
+        "_head",
+        "_header_timer",
+        "_limits",
+        "_server",
+        "_write_timer",
+    )
 
     def __init__(self, server: ConnectionServer, limits: Limits, **options: Any) -> None:
         super().__init__(server, **options)
@@ -37,32 +66,56 @@ class Connection(web.RequestHandler):
         self._limits = limits
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._counted = False
+        self._address: str | None = None
         self._busy = False
+        self._head: bytearray | None = bytearray()
+        """What has come of a request's head; None while its body may follow."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection if there is room for another."""
         super().connection_made(transport)
-        self._counted = True
-        self._server.count(1)
-        if self._server.open > self._limits.connections:
-            self._refuse(ApiError(503, "Too many connections.", retry_after=5))
+        self._address = address_of(transport)
+        refused = self._server.enter(self._address)
+        if refused is not None:
+            self._refuse(refused)
+        elif self._head:  # came with the last of a TLS handshake
+            early, self._head = bytes(self._head), bytearray()
+            self.data_received(early)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection and its deadlines."""
         self._stop_header_timer()
         self._stop_write_timer()
-        if self._counted:
-            self._counted = False
-            self._server.count(-1)
-        super().connection_lost(exc)
+        address, self._address = self._address, None
+        if address is not None:
+            self._server.leave(address)
+            super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Start the clock of a request's headers with their first bytes."""
-        if self._header_timer is None and not self._busy:
+        """Start the clock of a request's head with its first bytes, and pass it on once whole."""
+        head = self._head
+        if head is None:
+            super().data_received(data)
+            return
+        if self.transport is None:
+            head += data
+            return
+        if self._header_timer is None:
             self._header_timer = self._loop.call_later(
                 self._limits.header_seconds, self._headers_late
             )
+        if head or not data.startswith(_METHODS) or _END not in data:
+            at = max(0, len(head) - len(_END) + 1)
+            head += data
+            end = head.find(_END, at)
+            if end < 0 and len(head) <= self._limits.head_bytes and _may_be_http(head):
+                return
+            data = bytes(head)
+        if data.find(_END, 0, self._limits.head_bytes + len(_END)) < 0 and _may_be_http(data):
+            self._head = bytearray()
+            self._refuse(ApiError(431, "The request line and headers are too long."))
+            return
+        self._head = None
         super().data_received(data)
 
     def request_begins(self) -> None:
@@ -70,9 +123,11 @@ class Connection(web.RequestHandler):
         self._busy = True
         self._stop_header_timer()
 
-    def request_ends(self) -> None:
-        """The next bytes are those of the next request."""
+    def request_ends(self, *, read: bool) -> None:
+        """The next bytes are those of the next request, if its body has been `read`."""
         self._busy = False
+        if read:
+            self._head = bytearray()
 
     def _stop_header_timer(self) -> None:
         if self._header_timer is not None:
@@ -161,6 +216,7 @@ class ConnectionServer(web.Server):
         self.metrics = metrics
         self.open = 0
         """Connections right now."""
+        self._by_address: Counter[str] = Counter()
 
     def __call__(self) -> web.RequestHandler:
         """A connection for a client that has just come."""
@@ -178,10 +234,31 @@ class ConnectionServer(web.Server):
             auto_decompress=False,  # a small body must not become a large one
         )
 
-    def count(self, change: int) -> None:
-        """Count a connection in or out."""
-        self.open += change
+    def enter(self, address: str) -> ApiError | None:
+        """Count a connection in; an error to refuse it with, if there is no room for it."""
+        limits = self._limits
+        self.open += 1
+        self._by_address[address] += 1
         self.metrics.connections.set(self.open)
+        if self.open > limits.connections:
+            return ApiError(503, "Too many connections.", retry_after=5)
+        if self._by_address[address] > limits.connections_per_address:
+            return ApiError(429, "Too many connections from this address.", retry_after=5)
+        return None
+
+    def leave(self, address: str) -> None:
+        """Count a connection out."""
+        self.open -= 1
+        self.metrics.connections.set(self.open)
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+    def full_for(self, address: str) -> bool:
+        """Whether a connection would be refused, before anything is spent on it."""
+        limits = self._limits
+        many = self._by_address.get(address, 0)
+        return self.open >= limits.connections or many >= limits.connections_per_address
 
     async def _tracked(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
@@ -190,7 +267,7 @@ class ConnectionServer(web.Server):
         try:
             return await self._handler(request)
         finally:
-            connection.request_ends()
+            connection.request_ends(read=request.content.is_eof())
 
     def _request(
         self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any

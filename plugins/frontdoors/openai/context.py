@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import itertools
 import secrets
 import time
@@ -19,6 +18,7 @@ from attrs import define, field
 
 from shuntserve_core.interfaces.frontdoor import Backend
 from shuntserve_core.text import TextTokenizer
+from shuntserve_plugins.frontdoors.openai.addresses import network_of
 from shuntserve_plugins.frontdoors.openai.desk import Desk
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.keys import KeyUse, Stay
@@ -203,15 +203,3 @@ class Call:
 
     def _produced(self) -> int:
         return self.produced()
-
-
-def network_of(address: str) -> str:
-    """An address, or of IPv6 the network of it that one client has all of."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return address
-    mapped = parsed.ipv4_mapped
-    return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))

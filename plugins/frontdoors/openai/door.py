@@ -22,6 +22,7 @@ from shuntserve_plugins.frontdoors.openai.connection import ConnectionServer
 from shuntserve_plugins.frontdoors.openai.context import Site
 from shuntserve_plugins.frontdoors.openai.desk import Desk
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.handshakes import TlsServer
 from shuntserve_plugins.frontdoors.openai.keys import ApiKey, KeyRing
 from shuntserve_plugins.frontdoors.openai.limits import Limits
 from shuntserve_plugins.frontdoors.openai.logs import ACCESS, access_handler
@@ -67,6 +68,7 @@ class OpenAIFrontDoor:
     """`stderr`, `stdout` or a file for one JSON line a request; empty leaves it to logging."""
     _site: Site | None = field(default=None, init=False)
     _server: ConnectionServer | None = field(default=None, init=False)
+    _tls_server: TlsServer | None = field(default=None, init=False)
     _listener: asyncio.Server | None = field(default=None, init=False)
     _log_handler: logging.Handler | None = field(default=None, init=False)
 
@@ -98,9 +100,9 @@ class OpenAIFrontDoor:
         self._server = ConnectionServer(application.handle, limits, metrics)
         loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(
-                self._server, self.host, self.port, ssl=tls, backlog=BACKLOG
-            )
+            self._tls_server = TlsServer(self._server, tls, limits) if tls else None
+            makes = self._tls_server or self._server
+            self._listener = await loop.create_server(makes, self.host, self.port, backlog=BACKLOG)
         except OSError as error:
             raise UserError(
                 f"cannot listen on {self.host} port {self.port}: {error.strerror or error}",
@@ -157,6 +159,8 @@ class OpenAIFrontDoor:
             end(gone)
         await _until_idle(site, GOODBYE_SECONDS)
         listener.close()
+        if self._tls_server is not None:
+            self._tls_server.close()
         server.pre_shutdown()  # idle connections go at once
         await server.shutdown(GOODBYE_SECONDS)
         await listener.wait_closed()

@@ -14,6 +14,8 @@ class Limits:
     """Largest request body."""
     header_bytes: int = field(default=16 << 10, validator=gt(0))
     """Longest request line, and longest header."""
+    head_bytes: int = field(default=16 << 10, validator=gt(0))
+    """The request line and all headers of a request together."""
     headers: int = field(default=64, validator=gt(0))
     """Most headers in a request."""
     header_seconds: float = field(default=10.0, validator=gt(0))
@@ -28,6 +30,10 @@ class Limits:
     """A request in all."""
     connections: int = field(default=16384, validator=gt(0))
     """Open connections."""
+    connections_per_address: int = field(default=4096, validator=gt(0))
+    """Open connections of one client address (of IPv6: of one /64 network)."""
+    handshakes: int = field(default=256, validator=gt(0))
+    """TLS handshakes under way."""
     choices: int = field(default=128, validator=ge(1))
     """Answers in one request: prompts times `n`."""
     text_workers: int = field(default=2, validator=ge(1))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import ssl
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import openai
@@ -19,6 +20,7 @@ from shuntserve_core.testing.models import write_tokenizer
 from shuntserve_plugins.frontdoors.openai.door import OpenAIFrontDoor
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.keys import ApiKey, KeyUse, Stay
+from shuntserve_plugins.frontdoors.openai.limits import Limits
 from tests.plugins.frontdoors.conftest import MODEL, Serve
 from tests.plugins.frontdoors.http import hang_up, read_answer, request, send, until
 
@@ -347,11 +349,40 @@ async def test_tokenize_and_detokenize(serve: Serve) -> None:
         assert (await send(served.address, request(wrong, path))).status == 400
 
 
-async def test_tls(serve: Serve, tmp_path: Path) -> None:
-    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+async def certificate_in(folder: Path) -> tuple[str, str]:
+    certificate, key = str(folder / "cert.pem"), str(folder / "key.pem")
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     made += ["-nodes", "-keyout", key, "-out", certificate, "-days", "1", "-subj", "/CN=localhost"]
     await asyncio.to_thread(subprocess.run, made, check=True, capture_output=True)
+    return certificate, key
+
+
+async def test_handshakes_under_way_are_counted(serve: Serve, tmp_path: Path) -> None:
+    certificate, key = await certificate_in(tmp_path)
+    limits = Limits(handshakes=2, header_seconds=1.0)
+    served = await serve(tls_certificate=certificate, tls_key=key, limits=limits)
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    port = int(served.url.rpartition(":")[2])
+    tls = served.door._tls_server
+    assert tls is not None
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    await until(lambda: len(tls.under_way) == 2)
+    with pytest.raises(ConnectionError):
+        await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    for reader, writer in silent:  # cut off in their turn
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        await hang_up(writer)
+    await until(lambda: not tls.under_way)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.write(request(path="/health", method="GET"))
+    assert (await read_answer(reader)).status == 200
+    await hang_up(writer)
+
+
+async def test_tls(serve: Serve, tmp_path: Path) -> None:
+    certificate, key = await certificate_in(tmp_path)
     served = await serve(tls_certificate=certificate, tls_key=key)
     assert served.url.startswith("https://127.0.0.1:")
     context = ssl.create_default_context(cafile=certificate)

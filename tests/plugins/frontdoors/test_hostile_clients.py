@@ -8,6 +8,7 @@ import gzip
 import json
 import random
 import resource
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -190,7 +191,7 @@ async def many_connections(served: Served, count: int) -> AsyncIterator[list[Any
 async def test_ten_thousand_idle_connections(serve: Serve) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = 10_000 if hard == resource.RLIM_INFINITY else min(10_000, hard // 2 - 400)
-    served = await serve()  # raises the soft limit as it starts
+    served = await serve(limits=Limits(connections_per_address=20_000))  # raises the soft limit
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2 * count + 400:
         resource.setrlimit(resource.RLIMIT_NOFILE, (2 * count + 400, hard))
     async with many_connections(served, count):
@@ -215,6 +216,62 @@ async def test_one_connection_too_many_is_told_so(serve: Serve) -> None:
         await hang_up(writer)
     await asyncio.sleep(0.05)
     await assert_well(served)
+
+
+async def test_connections_of_one_address_are_counted(serve: Serve) -> None:
+    served = await serve(limits=Limits(connections_per_address=3))
+    async with many_connections(served, 3):
+        reader, writer = await asyncio.open_connection(*served.address)
+        assert (await read_answer(reader)).status == 429
+        await hang_up(writer)
+    await asyncio.sleep(0.05)
+    await assert_well(served)
+
+
+async def test_heads_are_bounded_as_a_whole(serve: Serve) -> None:
+    served = await serve()
+    long = {f"X_{i}": "x" * 1000 for i in range(20)}
+    answer = await send(served.address, request(GOOD, **long))
+    assert answer.status == 431
+    assert (await send(served.address, request(GOOD, X_Long="x" * 15_000))).status == 200
+    await assert_well(served)
+
+
+async def test_half_a_head_costs_little(serve: Serve) -> None:
+    """No more than its bytes: nothing is made of it before it is whole."""
+    served = await serve()
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"".join(b"X-%d: %s\r\n" % (i, b"a" * 200) for i in range(60))
+    async with many_connections(served, 100) as streams:
+        gc.collect()
+        tracemalloc.start()
+        for _, writer in streams:
+            writer.write(head)
+        server = served.door._server
+        assert server is not None
+        held = [c for c in server.connections if len(c._head or b"") == len(head)]
+        while len(held) < 100:
+            await asyncio.sleep(0.01)
+            held = [c for c in server.connections if len(c._head or b"") == len(head)]
+        grown, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert grown < 100 * 20_000
+        for reader, writer in streams:
+            writer.write(b"\r\n")
+            assert (await read_answer(reader)).status == 200
+
+
+@pytest.mark.parametrize("cut", range(1, 80, 7))
+async def test_a_head_in_pieces(serve: Serve, cut: int) -> None:
+    served = await serve()
+    whole = request(GOOD) * 2
+    reader, writer = await asyncio.open_connection(*served.address)
+    for at in range(0, len(whole), cut):
+        writer.write(whole[at : at + cut])
+        await asyncio.sleep(0)
+    for _ in range(2):
+        assert (await read_answer(reader)).status == 200
+    await hang_up(writer)
 
 
 async def test_who_does_not_read_is_cut_off(serve: Serve) -> None:
