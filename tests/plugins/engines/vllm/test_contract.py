@@ -12,7 +12,7 @@ import pytest
 
 from shuntserve_core.link import LinkClient
 from shuntserve_core.testing.engines import EngineContract, generate, running
-from shuntserve_core.types.request import EngineLoad, EngineRequest, SamplingParams
+from shuntserve_core.types.request import EngineRequest, SamplingParams
 from shuntserve_plugins.engines.vllm.engine import Vllm
 from tests.plugins.engines.embedded.processes import Stores
 from tests.plugins.engines.vllm.models import StoredModel, build, launch_of
@@ -47,21 +47,30 @@ class TestRagged(EngineContract):
 
         asyncio.run(scenario())
 
-    def test_it_tells_how_often_prefixes_were_found(self) -> None:
+    def test_prefixes_are_found_by_requests_of_the_same_salt_alone(self) -> None:
+        """And how often they are is told."""
         prompt = [7 + n % 90 for n in range(100)]
+        salts = ("", "", "one", "two", "one")
 
-        async def scenario() -> EngineLoad:
+        async def hits() -> list[int]:
             link = await LinkClient.connect(*self.address, policy=PATIENT)
             await link.activate()
-            before = link.load
-            for name in ("first", "second"):
-                await generate(link, EngineRequest(name, prompt, SamplingParams(max_tokens=2)))
-            async with asyncio.timeout(30):
-                while link.load.prefix_queries < before.prefix_queries + 200:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+            found = []
+            for number, salt in enumerate(salts):
+                before, name = link.load, f"salted {number}"
+                request = EngineRequest(name, prompt, SamplingParams(max_tokens=2), (), salt)
+                await generate(link, request)
+                async with asyncio.timeout(30):
+                    while link.load.prefix_queries < before.prefix_queries + 100:  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                found.append(link.load.prefix_hits - before.prefix_hits)
+                assert link.load.preemptions == 0
             link.close()
-            return link.load
+            return found
 
-        load = asyncio.run(scenario())
-        assert 64 <= load.prefix_hits < 100
-        assert load.preemptions == 0
+        # What a request does not find is computed as if nobody had ever sent it: no clock can
+        # tell a prompt that another tenant sent from a new one.
+        first, again, one, two, one_again = asyncio.run(hits())
+        assert first == one == two == 0
+        assert again == one_again
+        assert 64 <= again < 100
