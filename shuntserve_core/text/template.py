@@ -134,6 +134,8 @@ class ChatTemplate:
 
 _STEP, _JOIN, _CHECK = "shuntserve_step", "shuntserve_join", "shuntserve_check"
 """Variables that every template has: the methods of its budget."""
+_SHORT = 1024
+"""Characters of a text that is within any budget."""
 
 _MARK = "\N{WORD JOINER}shuntserve-continues-here\N{WORD JOINER}"
 
@@ -197,12 +199,16 @@ class _Environment(ImmutableSandboxedEnvironment):
         return template
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+":
+            value = left + right
+            if isinstance(value, str) and len(value) < _SHORT:  # nearly all
+                return value
+            return (context.get(_CHECK) or AMPLE.check)(value)
         if operator == "**":
             raise TemplateError("chat templates may not raise to a power")
         check = context.get(_CHECK) or AMPLE.check
-        if operator == "*":
-            check(left, right)
-            check(right, left)
+        check(left, right)
+        check(right, left)
         return check(super().call_binop(context, operator, left, right))
 
 

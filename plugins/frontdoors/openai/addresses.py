@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 
+@lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """An address, or of IPv6 the network of it that one client has all of."""
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 
 from aiohttp import web
 
@@ -49,7 +50,7 @@ def preflight(request: web.BaseRequest) -> web.Response:
     return web.Response(status=204, headers=headers)
 
 
-def check(request: web.BaseRequest, hosts: Collection[str], origins: Collection[str]) -> None:
+def check(request: web.BaseRequest, hosts: frozenset[str], origins: Collection[str]) -> None:
     """Raise `ApiError` 403 for what a foreign page may have sent, where there are no keys."""
     host = request.headers.get("Host", "")
     origin = request.headers.get("Origin")
@@ -69,7 +70,8 @@ def check(request: web.BaseRequest, hosts: Collection[str], origins: Collection[
     )
 
 
-def _is_own(host: str, hosts: Collection[str]) -> bool:
+@lru_cache(maxsize=256)
+def _is_own(host: str, hosts: frozenset[str]) -> bool:
     """An address is no name that could be pointed elsewhere."""
     name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
     name = name.removeprefix("[").removesuffix("]").removesuffix(".").lower()

@@ -146,6 +146,6 @@ def test_what_fits_is_rendered_as_ever() -> None:
         "{% for m in messages %}{{ f(m.role) + '!' * 2 }}{% endfor %}"
         "{{ 2 * 3 + 1 }}{{ [1] + [2] }}"
     )
-    budget = Budget(steps=20, characters=200)
+    budget = Budget(steps=20, characters=2000)
     text = ChatTemplate(source).render(MESSAGES, budget=budget)
     assert text == "<system->!!<user->!!<assistant->!!7[1, 2]"
