@@ -64,7 +64,8 @@ class LocalLauncher:
         write_private(token_file, token)
         argv = [sys.executable, "-m", "shuntserve_core.node", "--name", node.name]
         argv += ["--gpus", str(node.gpus), "--run-dir", str(self._run_dir(node.name))]
-        argv += ["--token-file", str(token_file), "--device", self.device]
+        argv += ["--log-dir", str(directory), "--token-file", str(token_file)]
+        argv += ["--device", self.device]
         argv += ["--orphan-seconds", str(self.orphan_seconds)]
         log = directory / "agent.log"
         with open_log(log) as errors:
@@ -129,7 +130,7 @@ class LocalLauncher:
         return directory
 
     def _run_dir(self, node: str) -> Path:
-        """Sockets and logs; short, because a socket's path has at most 107 bytes."""
+        """Sockets; short, because a socket's path has at most 107 bytes."""
         digest = hashlib.sha256(f"{self._state_dir.resolve()}/{node}".encode()).hexdigest()[:16]
         ours = private_dir(Path(tempfile.gettempdir()) / f"shuntserve-{os.geteuid()}")
         return private_dir(ours / digest)

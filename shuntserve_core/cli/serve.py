@@ -34,7 +34,8 @@ def serve(ctx: click.Context, config_file: str, verbose: bool) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     click.echo("shuntserve: starting nodes, stores and engines...", err=True)
     with contextlib.suppress(asyncio.CancelledError):
-        _runner()(run(config, lambda report: _show(config, report)))
+        screen = _Screen(config)
+        _runner()(run(config, screen.ready, screen.changed))
 
 
 def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
@@ -46,6 +47,31 @@ def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
     except ImportError:
         return asyncio.run
     return uvloop.run
+
+
+class _Screen:
+    """What is said of the cluster: `Serving` only while a pipeline serves."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._url = ""
+        self._served = False
+
+    def ready(self, report: Report) -> None:
+        """It has come up."""
+        self._url = report.url
+        _show(self._config, report)
+        self.changed(report.waits_for)
+
+    def changed(self, waits_for: str) -> None:
+        """No pipeline serves any more, or one does (again)."""
+        if waits_for:
+            click.echo(f"\nNot serving: {waits_for}.  Requests wait.", err=True)
+        elif self._served:
+            click.echo(f"Serving again at {self._url}", err=True)
+        else:
+            self._served = True
+            _show_how_to_ask(self._config, self._url)
 
 
 def _show(config: Config, report: Report) -> None:
@@ -60,9 +86,10 @@ def _show(config: Config, report: Report) -> None:
     click.echo("\nOpen surfaces")
     for line in report.security:
         click.echo(f"  {line}")
+
+
+def _show_how_to_ask(config: Config, url: str) -> None:
     name = config.document.serve.model_name or config.model.name
     body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-    click.echo(f"\nServing {name} at {report.url}.  Try:\n")
-    click.echo(
-        f"  curl {report.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
-    )
+    click.echo(f"\nServing {name} at {url}.  Try:\n")
+    click.echo(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")

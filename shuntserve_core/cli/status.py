@@ -40,12 +40,15 @@ def _watch(control: Control) -> None:
 
 def _picture(report: dict[str, Any]) -> Any:
     from rich.console import Group
+    from rich.text import Text
 
     head = (
         f"{report['model']} on {report['engine']}, strategy {report['strategy']}: "
         f"{report['throughput_rps']:.3f} requests/s predicted, ${report['cost_per_hour']:.2f}/h"
     )
-    return Group(head, _nodes(report), _pipelines(report), _history(report))
+    if report["waits_for"]:
+        head += f"\nNot serving: {report['waits_for']}"
+    return Group(Text(head), _nodes(report), _pipelines(report), _history(report))
 
 
 def _nodes(report: dict[str, Any]) -> Any:
@@ -86,13 +89,14 @@ def _pipelines(report: dict[str, Any]) -> Any:
 
 def _history(report: dict[str, Any]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="What happened", title_justify="left", show_header=False, box=None)
     for line in report["history"][-12:]:
         facts = {key: value for key, value in line.items() if key not in ("time", "what")}
         words = ", ".join(f"{key} {_shown(value)}" for key, value in facts.items() if value != "")
         clock = time.strftime("%H:%M:%S", time.localtime(line["time"]))
-        table.add_row(clock, line["what"], words)
+        table.add_row(clock, line["what"], Text(words))  # an engine's log is no markup
     return table
 
 

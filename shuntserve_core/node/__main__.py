@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="shuntserve-node", description=__doc__)
     parser.add_argument("--name", required=True, help="the node's name: <instance type>#<number>")
     parser.add_argument("--gpus", type=int, required=True, help="GPUs to manage")
-    parser.add_argument("--run-dir", type=Path, required=True, help="sockets and logs")
+    parser.add_argument("--run-dir", type=Path, required=True, help="sockets")
+    parser.add_argument("--log-dir", type=Path, help="logs; --run-dir unless given")
     parser.add_argument("--token-file", type=Path, required=True, help="file with the secret")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0 picks a free one")
@@ -44,8 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
 async def _run(options: argparse.Namespace) -> None:
     os.umask(0o077)  # nothing that the agent or its children make is for others
     private_dir(options.run_dir)
+    log_dir = private_dir(options.log_dir or options.run_dir)
     token = options.token_file.read_text().strip()
-    agent = Agent(options.name, options.gpus, options.run_dir, device=options.device)
+    agent = Agent(
+        options.name, options.gpus, options.run_dir, device=options.device, log_dir=log_dir
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stopped.set)

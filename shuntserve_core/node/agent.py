@@ -19,11 +19,11 @@ from attrs import define, field
 
 from shuntserve_core.api import structured
 from shuntserve_core.errors import UserError
-from shuntserve_core.files import file_name
 from shuntserve_core.forking import templates
 from shuntserve_core.forking.templates import TemplateFailed, Templates
 from shuntserve_core.interfaces.cloud import SpotSource
 from shuntserve_core.interfaces.engine import Template, WorkerCommand
+from shuntserve_core.node.logs import last_words, prune, ranks_named, worker_log
 from shuntserve_core.node.processes import Child
 from shuntserve_core.registry import Registry
 from shuntserve_core.tensorstore import ShardSpec, StoreClient
@@ -66,10 +66,20 @@ class EngineOnNode:
 class Agent:
     """The state of one node.  Events are given to every subscribed queue."""
 
-    def __init__(self, name: str, gpus: int, run_dir: Path, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        name: str,
+        gpus: int,
+        run_dir: Path,
+        *,
+        device: str = "cpu",
+        log_dir: Path | None = None,
+    ) -> None:
         self.name = name
         self.gpus = gpus
         self.run_dir = run_dir
+        self.log_dir = log_dir or run_dir
+        """Where logs stay; `run_dir` may go with the agent."""
         self.device = device
         self.started = time.time()
         self.last_contact = time.monotonic()
@@ -77,7 +87,7 @@ class Agent:
         self._stores: dict[int, Child] = {}
         self._store_locks: dict[int, asyncio.Lock] = {}
         self._engines: dict[str, EngineOnNode] = {}
-        self._templates = Templates(run_dir)
+        self._templates = Templates(self.log_dir)
         self._ended: set[str] = set()
         """Engines that must not be started (again): a stop may overtake a start."""
         self._spot: dict[str, asyncio.Task[None]] = {}
@@ -124,7 +134,7 @@ class Agent:
         Path(path).unlink(missing_ok=True)
         argv = [sys.executable, "-m", "shuntserve_core.tensorstore", "--socket", path]
         argv += ["--device", self.device_of(gpu)]
-        log = self.run_dir / f"store-{gpu}.log"
+        log = self.log_dir / f"store-{gpu}.log"
         listens: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def answer(listening: bool) -> None:
@@ -147,7 +157,10 @@ class Agent:
         except TimeoutError:
             started = False
         if not started:
-            raise UserError(f"the tensor store of GPU {gpu} did not start", remedy=f"see {log}")
+            said = "".join(f"\n    {line}" for line in last_words(log))
+            raise UserError(
+                f"the tensor store of GPU {gpu} did not start", remedy=f"see {log}{said}"
+            )
         return path
 
     def _store_ended(self, gpu: int, code: int) -> None:
@@ -198,6 +211,7 @@ class Agent:
             raise UserError(f"engine {engine_id} was started here before")
         engine = EngineOnNode(engine_id, launch, tuple(command.ranks for command in commands))
         self._engines[engine_id] = engine
+        prune(self.log_dir)
         for index, command in enumerate(commands):
             child = await self._start_worker(engine, index, command)
             engine.children.append(child)
@@ -214,9 +228,10 @@ class Agent:
         self, engine: EngineOnNode, index: int, command: WorkerCommand
     ) -> Child:
         said = partial(self._worker_said, engine, index)
-        ended = partial(self._worker_ended, engine, index)
-        name = f"{engine.engine_id} worker {index}"
-        log = self.run_dir / f"engine-{file_name(engine.engine_id)}.log"
+        ranks = ranks_named(command.ranks, index)
+        name = f"{engine.engine_id} {ranks}"
+        log = worker_log(self.log_dir, engine.engine_id, ranks)
+        ended = partial(self._worker_ended, engine, index, log)
         if command.template is not None and templates.SUPPORTED:
             try:
                 return await self._templates.fork(
@@ -239,12 +254,19 @@ class Agent:
             engine.address = str(line["address"])
         elif line.get("event") == "ready":
             engine.ready.add(index)
-        self.emit(**{**line, "engine_id": engine.engine_id, "worker": index})
+        self.emit(**{**line, **self._names(engine, index)})
 
-    def _worker_ended(self, engine: EngineOnNode, index: int, code: int) -> None:
+    @staticmethod
+    def _names(engine: EngineOnNode, index: int) -> dict[str, Any]:
+        who = ranks_named(engine.ranks[index], index)
+        return {"engine_id": engine.engine_id, "worker": index, "who": who}
+
+    def _worker_ended(self, engine: EngineOnNode, index: int, log: Path, code: int) -> None:
         engine.exited[index] = code
         if not engine.stopping:
-            self.emit(event="exit", engine_id=engine.engine_id, worker=index, code=code)
+            words = last_words(log)
+            names = self._names(engine, index)
+            self.emit(event="exit", code=code, log=str(log), last_words=words, **names)
 
     async def stop_engine(self, engine_id: str, grace: float) -> None:
         """End every worker of an engine here; an unknown one is ignored."""

@@ -61,6 +61,8 @@ class RunningCluster:
         """Whether there may be a better placement than when it was last looked for."""
         self.on_vacancy: Callable[[PipelineRun], None] = lambda _: None
         """Told of every pipeline that failed: the manager's to set."""
+        self.on_note: Callable[[], None] = lambda: None
+        """Called after every line of the account: whoever tells people sets it."""
         self.closing = False
         self._numbers = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -69,6 +71,7 @@ class RunningCluster:
         """Add a line to the account that `status` shows."""
         self.history.append({"time": time.time(), "what": what, **facts})
         logger.info("%s %s", what, facts)
+        self.on_note()
 
     # Nodes
 
@@ -131,6 +134,7 @@ class RunningCluster:
         if self.closing:
             return
         self.note("pipeline failed", pipeline=run.name, reason=reason)
+        logger.warning("pipeline %s failed: %s", run.name, reason)
         self.dispatcher.remove_pipeline(run.name)
         self.spawn(run.stop(reason))
         self.on_vacancy(run)
@@ -143,6 +147,25 @@ class RunningCluster:
     def coming(self) -> list[PipelineRun]:
         """Pipelines on their way to serving."""
         return [run for run in self.runs.values() if run.coming]
+
+    @property
+    def waits_for(self) -> str:
+        """What must happen before anybody is served, in a line; empty while a pipeline serves."""
+        if self.serving():
+            return ""
+        coming = [
+            f"{r.name} ({r.state}) on {', '.join(sorted(r.node_names))}" for r in self.coming()
+        ]
+        if coming:
+            return f"waiting for {'; '.join(coming)}"
+        away = [f"{n.name} ({n.machine.state})" for n in self.nodes.values() if not n.usable]
+        failures = [line for line in self.history if line["what"] == "pipeline failed"]
+        parts = ["waiting for nodes that hold the model" if away else "waiting for the next try"]
+        parts += [f"not usable: {', '.join(away)}"] if away else []
+        if failures:
+            first = str(failures[-1]["reason"]).splitlines()[0]
+            parts.append(f"last failure: {failures[-1]['pipeline']}: {first}")
+        return "; ".join(parts)
 
     # Work in the background
 
@@ -176,6 +199,7 @@ class RunningCluster:
             "engine": self.settings.engine_name,
             "strategy": self.strategy.name,
             "started": self.started,
+            "waits_for": self.waits_for,
             "cost_per_hour": self.cost_per_hour,
             "throughput_rps": sum(r.plan.estimate.throughput_rps for r in self.serving()),
             "nodes": [node.describe() for node in self.nodes.values()],

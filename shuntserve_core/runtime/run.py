@@ -17,6 +17,7 @@ from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_core.interfaces.link import READY, STANDBY, EngineLink, LinkLost
 from shuntserve_core.link import LinkClient, LinkPolicy
 from shuntserve_core.node.client import AgentLost
+from shuntserve_core.node.logs import ended_how
 from shuntserve_core.placement_json import pipeline_from_json, pipeline_to_json
 from shuntserve_core.runtime.launches import EngineSettings, engine_launch, on_gpus
 from shuntserve_core.runtime.nodes import Node
@@ -33,6 +34,17 @@ logger = logging.getLogger(__name__)
 PATIENCE = LinkPolicy(interval=0.25, missed=12)
 """An engine that hangs counts as dead after three seconds: on a machine that starts other engines
 it may well be silent for one.  One that has ended is missed at once."""
+DEATH_SECONDS = 0.5
+"""How long a lost link waits for the node to say which process ended, and of what; requests have
+gone elsewhere by then."""
+
+
+def _how_it_died(node: str, event: Mapping[str, Any]) -> str:
+    """A worker's end, and what it said last: one line, and the lines of its log below it."""
+    words = event.get("last_words", [])
+    end = f"; the end of its log, {event['log']}:" if words else ""
+    head = f"{event.get('who', 'a worker')} on {node} {ended_how(int(event['code']))}{end}"
+    return "\n    ".join([head, *words])
 
 
 class EngineFailed(Exception):
@@ -177,7 +189,10 @@ class PipelineRun:
                 await self._stand_by()
         except TimeoutError:
             raise EngineFailed(f"not ready after {self._settings.start_seconds:.0f} s") from None
-        except (AgentLost, LinkLost) as error:
+        except LinkLost as error:
+            await asyncio.sleep(DEATH_SECONDS)  # `fail` ends this, where the node knows more
+            raise EngineFailed(str(error)) from error
+        except AgentLost as error:
             raise EngineFailed(str(error)) from error
         self.machine.to(PipelineState.STANDBY, "engine stands by")
 
@@ -239,9 +254,9 @@ class PipelineRun:
             self.switch.took(MEMORY, float(event["waited"]))
             self.switch.took(MAPPING, float(event["mapped"]))
         elif kind == "failed" and self.live:
-            self.fail(f"a worker on {node}: {event['reason']}")
+            self.fail(f"{event.get('who', 'a worker')} on {node}: {event['reason']}")
         elif kind == "exit" and self.live:
-            self.fail(f"a worker on {node} ended with code {event['code']}")
+            self.fail(_how_it_died(node, event))
 
     async def _connect(self, address: str) -> None:
         link = await LinkClient.connect(address, self._token, PATIENCE)
@@ -253,7 +268,8 @@ class PipelineRun:
 
     def _on_link_lost(self, reason: str) -> None:
         if self.link is not None:  # else we have closed it
-            self.fail(f"link lost: {reason}")
+            loop = asyncio.get_running_loop()
+            loop.call_later(DEATH_SECONDS, self.fail, f"link lost: {reason}")
 
     async def _stand_by(self) -> None:
         assert self.link is not None
@@ -273,6 +289,7 @@ class PipelineRun:
         except TimeoutError:
             raise EngineFailed("it never came to own its KV memory") from None
         except LinkLost as error:
+            await asyncio.sleep(DEATH_SECONDS)  # the node may know more
             raise EngineFailed(str(error)) from error
         if self.state is not PipelineState.ACTIVATING:
             raise EngineFailed(f"{self.state} while activating")

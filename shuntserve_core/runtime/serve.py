@@ -30,6 +30,7 @@ from shuntserve_core.runtime.launches import EngineSettings
 from shuntserve_core.runtime.manager import Manager
 from shuntserve_core.runtime.places import state_dir_of
 from shuntserve_core.runtime.run import PipelineRun
+from shuntserve_core.runtime.waiting import Announcer
 from shuntserve_core.types import Cluster, Placement
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class Report:
     """None where running engines were adopted."""
     spares: tuple[str, ...]
     security: tuple[str, ...]
+    waits_for: str = ""
+    """What must happen before anybody is served; empty where a pipeline serves."""
 
 
 def settings_of(config: Config) -> EngineSettings:
@@ -144,12 +147,20 @@ def only_one(state_dir: Path) -> Iterator[None]:
         yield
 
 
-async def serve(config: Config, on_ready: Callable[[Report], None]) -> None:
-    """Run until SIGTERM or SIGINT; a second signal ends everything at once."""
+async def serve(
+    config: Config,
+    on_ready: Callable[[Report], None],
+    on_change: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Run until SIGTERM or SIGINT; a second signal ends everything at once.
+
+    `on_change` is told later on what is waited for when no pipeline serves any more, and an empty
+    string once one serves.
+    """
     state_dir = state_dir_of(config)
     with only_one(state_dir):
         async with aiohttp.ClientSession() as session:
-            await _Server(config, state_dir, session).run(on_ready)
+            await _Server(config, state_dir, session).run(on_ready, on_change)
 
 
 class _Server:
@@ -188,7 +199,9 @@ class _Server:
         self._signals = 0
         self._stop = asyncio.Event()
 
-    async def run(self, on_ready: Callable[[Report], None]) -> None:
+    async def run(
+        self, on_ready: Callable[[Report], None], on_change: Callable[[str], None]
+    ) -> None:
         """Come up, serve, and go down."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -214,7 +227,9 @@ class _Server:
                 warning = copies_warning(self._cluster.runs.values(), settings.model.dtype)
                 if warning:
                     logger.warning(warning)
-                on_ready(Report(url, control_url, placement, spares, security))
+                Announcer(self._cluster, on_change)
+                waits_for = self._cluster.waits_for
+                on_ready(Report(url, control_url, placement, spares, security, waits_for))
                 await stopped
             coming_up.cancel()
             await self._frontdoor.drain(self._config.document.serve.drain_seconds)
