@@ -87,6 +87,8 @@ def make_checkpoint(directory: Path, megabytes: int) -> Path:
     tensors["lm_head.weight"] = numbers(vocab, hidden)
     config = {
         "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,

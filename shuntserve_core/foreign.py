@@ -26,8 +26,10 @@ MOST_FILE_BYTES = 256 << 20
 """Of a file that is held in memory; the largest tokenizers have 40 MB."""
 
 
-def parse_json(text: bytes | str, *, large: bool = False) -> Any:
+def parse_json(text: bytes | str, *, large: bool = False, unique: bool = False) -> Any:
     """The document; `large` for what may be of any size, such as a trace of a user's own.
+
+    With `unique`, an object that has a key twice is refused as well.
 
     Raises `ValueError` for what is not JSON, is too large or nested too deeply, and for numbers
     that are not finite: Python's own parser takes `NaN`, `1e999` and a thousand brackets.
@@ -35,7 +37,12 @@ def parse_json(text: bytes | str, *, large: bool = False) -> Any:
     if not large:
         _check_size(text.encode() if isinstance(text, str) else text)
     try:
-        document = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        document = json.loads(
+            text,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            object_pairs_hook=_unique if unique else None,
+        )
     except RecursionError:
         raise ValueError(f"nested more than {DEEPEST_JSON} levels deep") from None
     _check_depth(document)
@@ -49,6 +56,15 @@ def _check_size(text: bytes) -> None:
     values = sum(map(text.count, (b",", b"[", b"{")))
     if values > MOST_JSON_VALUES:
         raise ValueError(f"{values} values, at most {MOST_JSON_VALUES} make sense")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"{twice[:100]!r} is there twice")
+    return document
 
 
 def _refuse(constant: str) -> NoReturn:

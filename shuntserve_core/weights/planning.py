@@ -8,20 +8,15 @@ from itertools import groupby
 from attrs import frozen
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.weights.cutting import EMBEDDING, LM_HEAD, Cut, cut_of, shard_shape
+from shuntserve_core.foreign import parse_json
+from shuntserve_core.quantization import merged_with
+from shuntserve_core.weights.accounting import account
+from shuntserve_core.weights.cutting import Cut, cut_of, shard_shape
 from shuntserve_core.weights.geometry import Geometry, geometry_of
 from shuntserve_core.weights.layout import CONFIG, ModelName, shard_path
 from shuntserve_core.weights.manifest import Source
 from shuntserve_core.weights.sources import CheckpointSource, SourceTensor
 from shuntserve_core.weights.traw import Header
-
-_LAYER_TENSORS = (
-    "input_layernorm",
-    "post_attention_layernorm",
-    *(f"self_attn.{projection}_proj" for projection in "qkvo"),
-    *(f"mlp.{projection}_proj" for projection in ("gate", "up", "down")),
-)
-_NORMS_OF_FAMILY = {"qwen3": ("self_attn.q_norm", "self_attn.k_norm")}
 
 
 @frozen
@@ -75,7 +70,8 @@ class PushPlan:
 def plan_push(source: CheckpointSource, name: ModelName, degrees: Iterable[int]) -> PushPlan:
     """Work out every object.
 
-    Raises `UserError` for a model that cannot be cut for these degrees, or that lacks tensors.
+    Raises `UserError` for a model that cannot be cut for these degrees, whose tensors are not those
+    that its config implies, or whose weights are quantised.
     """
     files = source.files
     where = f"{source.source.name}: {CONFIG}"
@@ -87,7 +83,9 @@ def plan_push(source: CheckpointSource, name: ModelName, degrees: Iterable[int])
             raise UserError(
                 refusal, where=f"--tp {degree}", remedy="choose another tensor-parallel degree"
             )
-    tensors = _kept_tensors(source.tensors, geometry, source.source.name)
+    tensors = account(
+        source, merged_with(parse_json(files[CONFIG]), source.beside), source.source.name
+    )
     shards = tuple(
         _plan_shard(tensor, geometry, degree, rank)
         for tensor in tensors
@@ -102,23 +100,3 @@ def _plan_shard(tensor: SourceTensor, geometry: Geometry, degree: int, rank: int
     cut = cut_of(tensor.name, shape, geometry, degree, rank)
     header = Header(tensor.header.dtype, shard_shape(shape, cut))
     return PlannedShard(tensor, degree, rank, cut, header)
-
-
-def _kept_tensors(
-    tensors: Sequence[SourceTensor], geometry: Geometry, where: str
-) -> list[SourceTensor]:
-    """All tensors that are stored; a tied output projection is the embedding table itself."""
-    missing = _required(geometry) - {tensor.name for tensor in tensors}
-    if missing:
-        first, *rest = sorted(missing)
-        more = f" and {len(rest)} more" if rest else ""
-        raise UserError(f"the checkpoint lacks {first}{more}", where=where)
-    tied = geometry.tied_embeddings
-    return [tensor for tensor in tensors if not (tied and tensor.name == LM_HEAD)]
-
-
-def _required(geometry: Geometry) -> set[str]:
-    kinds = (*_LAYER_TENSORS, *_NORMS_OF_FAMILY.get(geometry.family, ()))
-    names = {f"model.layers.{n}.{kind}.weight" for n in range(geometry.layers) for kind in kinds}
-    names |= {EMBEDDING, "model.norm.weight"}
-    return names if geometry.tied_embeddings else names | {LM_HEAD}

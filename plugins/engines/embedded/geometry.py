@@ -11,6 +11,8 @@ from attrs import field, frozen
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.foreign import parse_json, read_bytes, whole_number
+from shuntserve_core.peculiar import PLAIN, quantised, rotary_of, unknown_to_all, windows_of
+from shuntserve_core.quantization import with_companions
 from shuntserve_core.types.model import MOST_LAYERS, MOST_WIDTH
 
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -77,7 +79,7 @@ def read_geometry(model_dir: str | Path) -> Geometry:
     """Read `config.json`.  Raises `UserError` for a model that this engine cannot run."""
     path = Path(model_dir) / "config.json"
     try:
-        config = parse_json(read_bytes(path))
+        config = with_companions(parse_json(read_bytes(path)), path.parent)
         geometry = _geometry(config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"not a usable model: {error!r}"[:400], where=str(path)) from error
@@ -86,7 +88,9 @@ def read_geometry(model_dir: str | Path) -> Geometry:
         raise UserError(
             f"the embedded engine cannot run this model: {reason}",
             where=str(path),
-            remedy="use another engine, or a Llama, Qwen2 or Qwen3 model",
+            remedy=PLAIN
+            if quantised(config)
+            else "use another engine, or a Llama, Qwen2 or Qwen3 model",
         )
     return geometry
 
@@ -126,10 +130,6 @@ def _unsupported(config: Mapping[str, Any], geometry: Geometry) -> str | None:
         return f"its type is {geometry.family!r}"
     if geometry.rope.scaling not in ("default", "linear", "llama3"):
         return f"position embeddings of type {geometry.rope.scaling!r}"
-    if config.get("hidden_act", "silu") != "silu":
-        return f"activation {config['hidden_act']!r}"
     if config.get("mlp_bias") or (geometry.family != "qwen2" and config.get("attention_bias")):
         return "it has biases"
-    if config.get("use_sliding_window"):
-        return "it attends to a sliding window"
-    return None
+    return quantised(config) or unknown_to_all(config) or windows_of(config) or rotary_of(config)

@@ -17,6 +17,7 @@ from shuntserve_plugins.engines.embedded.mesh import Layout, meet
 from shuntserve_plugins.engines.embedded.peers import Door
 from shuntserve_plugins.engines.embedded.rank import Rank, cache_of
 from shuntserve_plugins.engines.embedded.stage import Stage
+from shuntserve_plugins.engines.embedded.weights import check_tensors
 
 
 class RankProcess:
@@ -39,11 +40,13 @@ class RankProcess:
         shard = launch.shard(spec.rank)
         self._store.load(shard)
         attachment = self._store.attach(shard)
+        tensors = shard_tensors(attachment)
+        check_tensors(tensors, geometry, f"{launch.weights}: {launch.weights_model}")
         layout = Layout(launch, spec.rank)
         group, pipe = meet(layout, door, addresses, launch.link_token, launch.model.hidden, device)
         stage = Stage(
             geometry,
-            shard_tensors(attachment),
+            tensors,
             range(*launch.layers[place.stage]),
             group,
             longest(launch, geometry),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from shuntserve_core.errors import UserError
 from shuntserve_plugins.engines.embedded.arithmetic import Scratch
 from shuntserve_plugins.engines.embedded.geometry import Geometry
 
@@ -14,6 +16,49 @@ VOCAB_TILE = 1024
 """Rows of the output projection in one product, counted from the start of the whole vocabulary."""
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_OUTSIDE = (_EMBEDDING, _HEAD, "model.norm.weight")
+_IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_LAYER = (
+    *(f"self_attn.{part}_proj.weight" for part in "qkvo"),
+    *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+)
+
+
+_PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_tensors(tensors: Mapping[str, Tensor], geometry: Geometry, where: str) -> None:
+    """Raise `UserError` for tensors that this engine would not use, or would take for others.
+
+    A store may have been filled by who knows what: scales that are not applied, biases that are
+    not added and numbers of another kind would all serve nonsense.
+    """
+    known = set(_LAYER)
+    known |= {f"self_attn.{part}_norm.weight" for part in "qk"} if geometry.query_norm else set()
+    known |= {f"self_attn.{part}_proj.bias" for part in "qkv"} if geometry.biases else set()
+    there: dict[str, set[str]] = {}
+    for name, tensor in tensors.items():
+        layer = _IN_LAYER.fullmatch(name)
+        if layer:
+            there.setdefault(layer.group(1), set()).add(layer.group(2))
+        if tensor.dtype not in _PLAIN or (name not in _OUTSIDE and not layer):
+            reason = f"the stored {name} ({tensor.dtype}) is nothing that it computes with"
+            raise _not_stored_for(reason, where)
+    for layer_number, names in there.items():
+        for name in sorted(names ^ known):
+            state = "is" if name in names else "is not"
+            reason = f"model.layers.{layer_number}.{name} {state} in the store"
+            raise _not_stored_for(f"{reason}, against config.json", where)
+
+
+def _not_stored_for(reason: str, where: str) -> UserError:
+    return UserError(
+        f"the embedded engine cannot use these weights: {reason}",
+        where=where,
+        remedy="push the checkpoint again with --replace: what cannot be served is refused there",
+    )
 
 
 class LayerWeights:

@@ -39,6 +39,8 @@ def main() -> None:
     try:
         _lead(spec) if spec.rank == 0 else _follow(spec)
     except (UserError, PeerLost) as error:
+        if isinstance(error, UserError):
+            report(event="failed", reason=str(error))
         sys.stderr.write(f"rank {spec.rank} of {spec.launch.engine_id}: {error}\n")
     except Exception:  # our bug, or a collective whose other side has died
         traceback.print_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +42,16 @@ class CheckpointSource(Protocol):
     @property
     def tensors(self) -> list[SourceTensor]:
         """Every tensor, without its data."""
+        ...
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """Types of tensors that cannot be read, by name: whoever needs one must refuse."""
+        ...
+
+    @property
+    def beside(self) -> object:
+        """The document in `hf_quant_config.json`, or None."""
         ...
 
     def read(self, name: str) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,16 @@ class GgufFile:
             SourceTensor(name, Header(DTYPES["float16"], tensor.shape))
             for name, tensor in self._tensors_by_name.items()
         ]
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """None: every type is dequantised, or refused when it is read."""
+        return {}
+
+    @property
+    def beside(self) -> object:
+        """None: a GGUF file is all there is."""
+        return None
 
     def read(self, name: str) -> NDArray[np.uint8]:
         """A tensor dequantised, a bounded number of rows at a time."""

@@ -24,6 +24,7 @@ from shuntserve_core.foreign import (
     read_bytes,
     whole_number,
 )
+from shuntserve_core.quantization import HF_QUANT_CONFIG
 from shuntserve_core.weights.checksum import checksum
 from shuntserve_core.weights.manifest import Source
 from shuntserve_core.weights.sources import SourceTensor
@@ -74,6 +75,14 @@ class _Place:
         return self.offset + self.header.data_bytes
 
 
+@frozen
+class _Strange:
+    """A tensor of a type that cannot be stored: no fault while nobody needs it."""
+
+    path: Path
+    dtype: str
+
+
 class SafetensorsDirectory:
     """`model.safetensors`, or the shards that `model.safetensors.index.json` names."""
 
@@ -114,12 +123,37 @@ class SafetensorsDirectory:
 
     @cached_property
     def _places(self) -> dict[str, _Place]:
-        places: dict[str, _Place] = {}
+        return {n: place for n, place in self._all.items() if isinstance(place, _Place)}
+
+    @cached_property
+    def unread(self) -> dict[str, str]:
+        """Types that no code of ours stands for, by the names of the tensors that have them."""
+        return {n: place.dtype for n, place in self._all.items() if isinstance(place, _Strange)}
+
+    @cached_property
+    def beside(self) -> object:
+        """What NVIDIA's Model Optimizer says of quantised weights, if it does."""
+        file = self._directory / HF_QUANT_CONFIG
+        if not file.is_file():
+            return None
+        try:
+            document: object = parse_json(read_bytes(file_inside(self._directory, HF_QUANT_CONFIG)))
+        except ValueError as error:
+            raise UserError(f"not JSON: {error}", where=str(file)) from error
+        return document
+
+    @cached_property
+    def _all(self) -> dict[str, _Place | _Strange]:
+        places: dict[str, _Place | _Strange] = {}
         for path in self._paths:
             found = _read_header(path)
             if twice := sorted(places.keys() & found.keys()):
                 first = places[twice[0]].path.name
-                raise UserError(f"tensor {twice[0]} is in {first} already", where=str(path))
+                raise UserError(
+                    f"tensor {twice[0]} is in {first} already",
+                    where=str(path),
+                    remedy="keep the files of one checkpoint only",
+                )
             places.update(found)
         return places
 
@@ -160,7 +194,7 @@ def _names_in(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _read_header(path: Path) -> dict[str, _Place]:
+def _read_header(path: Path) -> dict[str, _Place | _Strange]:
     """Where each tensor of one file is.  Raises `UserError` for a file that is cut off or wrong."""
     where, size = str(path), path.stat().st_size
     with path.open("rb") as file:
@@ -169,14 +203,23 @@ def _read_header(path: Path) -> dict[str, _Place]:
             raise UserError("not a safetensors file: no header fits", where=where)
         text = file.read(length)
     try:
-        document: dict[str, Any] = parse_json(text)
+        document: dict[str, Any] = parse_json(text, unique=True)
         document.pop("__metadata__", None)
-        places = {name: _place(path, 8 + length, entry) for name, entry in document.items()}
+        strange = {
+            name: _Strange(path, entry["dtype"][:40])
+            for name, entry in document.items()
+            if entry["dtype"][:40] not in _DTYPES
+        }
+        places = {
+            name: _place(path, 8 + length, entry)
+            for name, entry in document.items()
+            if name not in strange
+        }
     except _BAD as error:
         raise UserError(f"damaged safetensors header: {error}", where=where) from error
     ordered = dict(sorted(places.items(), key=lambda item: (item[1].offset, item[1].end)))
     _check_places(ordered, size, where)
-    return ordered
+    return {**ordered, **strange}
 
 
 def _check_places(places: dict[str, _Place], size: int, where: str) -> None:
@@ -190,8 +233,6 @@ def _check_places(places: dict[str, _Place], size: int, where: str) -> None:
 
 
 def _place(path: Path, start: int, entry: dict[str, Any]) -> _Place:
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"dtype {str(entry['dtype'])[:40]} is not one of {', '.join(_DTYPES)}")
     if len(entry["shape"]) > MAX_DIMENSIONS:
         raise ValueError(f"{len(entry['shape'])} dimensions, at most {MAX_DIMENSIONS} make sense")
     shape = tuple(whole_number(size, 0, MOST_ELEMENTS) for size in entry["shape"])

@@ -56,6 +56,9 @@ def write_llama(
     }
     config = {
         "model_type": "llama",
+        "hidden_size": hidden,
+        "head_dim": head_dim,
+        "intermediate_size": intermediate,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,

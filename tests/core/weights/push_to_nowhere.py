@@ -50,6 +50,8 @@ def write_checkpoint(directory: Path, layers: int) -> int:
         file.truncate(8 + len(text) + offset)
     config = {
         "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
         "num_hidden_layers": layers,
         "num_attention_heads": 32,
         "vocab_size": VOCAB,

@@ -109,6 +109,8 @@ def write_gguf(path: Path, family: str) -> dict[str, np.ndarray]:
     writer.add_tokenizer_model("llama")
     names = {**{f"blk.0.{kind}.weight": shape for kind, shape in shapes.items()}}
     names |= {f"blk.0.attn_{kind}.bias": (shapes[f"attn_{kind}"][0],) for kind in "qkv"}
+    if family == "llama":  # whose config has one word for all four
+        names["blk.0.attn_output.bias"] = (HIDDEN,)
     names |= {"blk.0.attn_norm.weight": (HIDDEN,), "blk.0.ffn_norm.weight": (HIDDEN,)}
     names |= {"token_embd.weight": (100, HIDDEN), "output_norm.weight": (HIDDEN,)}
     tensors = {}
