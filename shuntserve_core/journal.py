@@ -24,6 +24,8 @@ class Journal:
     """The tenant's share, beside others'."""
     cache_salt: str = ""
     """As in `EngineRequest`."""
+    group: str = ""
+    """What the client asked for in one go has one name here; empty: it is alone."""
     output: list[int] = field(factory=list)
     logprobs: list[TokenLogprob] = field(factory=list)
     """One for each token of `output` where asked for, else empty."""
@@ -38,6 +40,8 @@ class Journal:
     status: int = 200
     """With `error`, whose fault it is, as an HTTP status: 400 the request's, 500 the engine's, 503
     nobody had room."""
+    code: str = ""
+    """With `error`, a word for what happened, where there is one: `kills_engines`."""
     retry_after: float | None = None
     """With `error`, seconds after which it may work; None if it may not."""
 

@@ -25,7 +25,11 @@ from shuntserve_core.runtime.states import (
     PipelineState,
 )
 from shuntserve_core.runtime.strategy import Strategy
+from shuntserve_core.runtime.suspects import Cause
 from shuntserve_core.types import Pipeline
+
+SILENCE_SECONDS = 8.0
+"""After which a node that is gone has been noticed, however it went."""
 
 logger = logging.getLogger(__name__)
 
@@ -135,10 +139,24 @@ class RunningCluster:
             return
         self.note("pipeline failed", pipeline=run.name, reason=reason)
         logger.warning("pipeline %s failed: %s", run.name, reason)
-        self.dispatcher.remove_pipeline(run.name)
-        self.spawn(run.stop(reason))
+        self.dispatcher.remove_pipeline(run.name, run.cause)
+        self.spawn(self._end_failed(run, reason))
         self.on_vacancy(run)
         self.wake.set()
+
+    async def _end_failed(self, run: PipelineRun, reason: str) -> None:
+        """Stop what is left of a pipeline that failed, and find out whether a node is to blame.
+
+        It is not if all of them answer.  One that does not, or that is lost soon afterwards (a
+        machine that shuts down ends engines first), clears the requests that were in flight.
+        """
+        answered = await run.stop(reason)
+        if run.cause is Cause.NODE:
+            self.dispatcher.explain(run.name, Cause.NODE)
+        elif answered:
+            self.dispatcher.explain(run.name, Cause.CRASHED)
+        await asyncio.sleep(SILENCE_SECONDS)
+        self.dispatcher.explain(run.name, Cause.CRASHED if run.on_firm_ground else Cause.NODE)
 
     def serving(self) -> list[PipelineRun]:
         """Pipelines that serve."""

@@ -6,7 +6,8 @@
                               ^  |                    |  |  |
                               |  | queue_seconds      |  |  '-- bad request --> told: error 400
                               |  '--> told: error 503 |  |
-                              |                       |  '-- max_faults ------> told: error 500
+                              |                       |  '-- max_faults, -----> told: error 500
+                              |                       |      max_losses
                               '--- lost, failed, -----'
                               migrated, preempted      '---- cancel ----------> forgotten, untold
 ```
@@ -53,9 +54,15 @@ from shuntserve_core.runtime.flights import (
     Timer,
 )
 from shuntserve_core.runtime.lanes import Lanes
+from shuntserve_core.runtime.suspects import Case, Cause, Loss, Suspects, account
 from shuntserve_core.types.request import StepOutput
 
 log = logging.getLogger(__name__)
+
+KILLS_ENGINES = "kills_engines"
+"""`Journal.code` of requests that are given up because engines ended with them."""
+UNEXPLAINED_SECONDS = 10.0
+"""After which a lost engine counts as having ended by itself, if nobody says why."""
 
 
 class Clock(Protocol):
@@ -82,11 +89,16 @@ class Dispatcher:
         max_length: int = 0,
         features: frozenset[str] | None = None,
         max_faults: int = 5,
+        max_losses: int = 3,
         breaker: Callable[[], Breaker] = Breaker,
         observer: Observer | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`max_length` and `features` are what engines will have while none is there yet."""
+        """`max_length` and `features` are what engines will have while none is there yet.
+
+        A request is given up after more than `max_faults` failures in a row without a token, and
+        once `max_losses` engines ended with it, however many tokens it has: see `suspects`.
+        """
         self.counters = Counters()
         self.observer = observer or Silence()
         self.keep_tokens = True
@@ -104,6 +116,7 @@ class Dispatcher:
         self._lanes = Lanes(balancer, max_length=max_length, features=features)
         self._flights: dict[str, Flight] = {}
         self._queue: FairQueue[Flight] = FairQueue()
+        self._suspects = Suspects(max_losses)
 
     # For front doors
 
@@ -113,7 +126,9 @@ class Dispatcher:
             self.counters.refused += 1
             raise Refused(400, f"request id {journal.id!r} is in use")
         room = self._queue.enter(journal.tenant, journal.weight)
-        flight = self._flights[journal.id] = Flight(journal, sink, room, since=self._clock.time())
+        case = self._suspects.case_of(journal)
+        flight = Flight(journal, sink, room, case, since=self._clock.time())
+        self._flights[journal.id] = case.flights[journal.id] = flight
         try:
             self._check(flight)
             if not self._queue.waiting and self._place(flight):
@@ -228,15 +243,31 @@ class Dispatcher:
             lane.draining = True
             self._evacuate(lane, PLANNED, "migrated")
 
-    def remove_pipeline(self, name: str) -> None:
+    def remove_pipeline(self, name: str, cause: Cause | None = None) -> None:
         """Forget a pipeline; requests that it still has count as lost, and go on elsewhere.
 
-        Unknown names are ignored.
+        `cause` says why it goes: by default its engine ended if its link is lost, and otherwise
+        the caller wants it so.  One that is unknown may be explained later.  Unknown names are
+        ignored.
         """
         lane = self._lanes.remove(name)
-        if lane is not None:
-            lane.draining = True
-            self._evacuate(lane, UNPLANNED, "pipeline removed")
+        if lane is None:
+            return
+        if cause is None:
+            cause = Cause.ORDERED if lane.link.lost is None else Cause.CRASHED
+        lane.draining = True
+        self.explain(name, cause)  # its link may have been lost before
+        self._count_loss(lane, cause, lane.link.lost or "pipeline removed")
+        self._evacuate(lane, UNPLANNED, "pipeline removed")
+
+    def explain(self, name: str, cause: Cause) -> None:
+        """Say why a pipeline was lost, where that was not known; unknown names are ignored."""
+        changed = self._suspects.explain(name, cause)
+        for case in changed:
+            if case.guilty:
+                self._convict(case)
+        if changed:
+            self._pump()
 
     # Placing
 
@@ -282,10 +313,12 @@ class Dispatcher:
             for flight in self._queue.turns():
                 if not self._lanes.any_open(self._clock.time()):
                     break
-                if self._waits(flight):  # else a sink that was told something has changed that
+                # else a sink that was told something has changed that
+                if self._waits(flight) and not flight.case.confined:
                     self._try(flight)
             if not self._preempt():
-                return
+                break
+        self._run_alone()
 
     def _try(self, flight: Flight) -> None:
         try:
@@ -298,10 +331,10 @@ class Dispatcher:
 
         Says whether one did; what it gave up may then find a place elsewhere.
         """
-        poor = min((room for room in self._queue if len(room)), key=Room.share, default=None)
-        waiting = None if poor is None else next(iter(poor))
-        if poor is None or waiting is None:
+        due = [(room, flight) for room in self._queue if (flight := _first_due(room)) is not None]
+        if not due:
             return False
+        poor, waiting = min(due, key=lambda pair: pair[0].share())
         flight = self._dispensable(poor, waiting)
         if flight is None:
             return False
@@ -342,6 +375,64 @@ class Dispatcher:
             flight.kind, flight.since = PREEMPTED, self._clock.time()
         self._wait(flight, first=True)
 
+    # Alone
+
+    def _run_alone(self) -> None:
+        """Keep pipelines for cases that may only run alone, empty them, send the cases there.
+
+        What else is there moves if it has a place elsewhere, and finishes there if not.
+        """
+        for case in self._suspects.confined():
+            if case.lane is not None and not self._lanes.suits(case.lane, case):
+                case.release()
+            lane = case.lane or self._lanes.keep_for(case)
+            for flight in case.running():
+                if flight.lane is not lane and self._may_move(flight):
+                    self._move(flight)
+            if lane is None:
+                continue
+            for flight in lane.others(case):
+                if self._may_move(flight) and self._lanes.could_move(flight, self._clock.time()):
+                    self._move(flight)
+                    self._try(flight)
+            for flight in case.waiting():
+                if self._waits(flight):
+                    self._try(flight)
+
+    def _may_move(self, flight: Flight) -> bool:
+        """Whether a request that runs could go on anywhere else, and has need to."""
+        lane, begun = flight.lane, bool(flight.journal.output)
+        able = lane is not None and (not begun or "resume" in lane.link.info.features)
+        return able and flight.journal.ended(self.max_length or flight.length) is None
+
+    def _move(self, flight: Flight) -> None:
+        if flight.lane is not None:
+            flight.lane.link.abort(flight.journal.id)
+            flight.leave()
+            self._go_on(flight, PLANNED, "moved, so that another runs alone")
+
+    def _count_loss(self, lane: Lane, cause: Cause, reason: str) -> None:
+        """Hold a loss against what is in flight there, before that goes on elsewhere."""
+        loss = self._suspects.lost(lane, cause, reason)
+        if loss is not None and cause is Cause.UNKNOWN:
+            self._clock.call_later(UNEXPLAINED_SECONDS, self._unexplained, loss)
+
+    def _unexplained(self, loss: Loss) -> None:
+        if self._suspects.last(loss.pipeline) is loss and loss.cause is Cause.UNKNOWN:
+            self.explain(loss.pipeline, Cause.CRASHED)
+
+    def _convict(self, case: Case) -> None:
+        """Give a case up: engines ended with it, the last of them with nothing else."""
+        log.error("request %r given up, it makes engines end; %s", case.name, account(case))
+        error = f"given up: {len(case.losses)} engines ended while they worked at this request"
+        for flight in tuple(case.flights.values()):
+            if self._is(flight):
+                if flight.lane is not None:
+                    flight.lane.link.abort(flight.journal.id)
+                self.counters.given_up += 1
+                flight.journal.code = KILLS_ENGINES
+                self._fail(flight, error, 500)
+
     # Waiting
 
     def _wait(self, flight: Flight, *, first: bool = False) -> None:
@@ -358,6 +449,9 @@ class Dispatcher:
         if not self._waits(flight):
             return
         if flight.kind == PREEMPTED and flight.room.running:  # its turn comes after theirs
+            flight.deadline = self._clock.call_later(self._queue_seconds, self._expired, flight)
+            return
+        if flight.case.confined and self._lanes.suitable(flight):  # its turn is still to come
             flight.deadline = self._clock.call_later(self._queue_seconds, self._expired, flight)
             return
         self.counters.timed_out += 1
@@ -432,6 +526,7 @@ class Dispatcher:
         if lane.breaker.next_trial is not None:
             self._clock.call_later(lane.breaker.cooldown, self._pump)
         flight.avoid = lane.name
+        flight.faults += 1
         if output.tokens:
             _tell(flight, output)
         if self._is(flight) and flight.lane is lane:
@@ -440,6 +535,7 @@ class Dispatcher:
         self._pump()
 
     def _lost(self, lane: Lane, reason: str) -> None:
+        self._count_loss(lane, Cause.UNKNOWN, reason)
         self._evacuate(lane, UNPLANNED, f"engine lost: {reason}")
 
     # Going on elsewhere
@@ -463,12 +559,13 @@ class Dispatcher:
             journal.record(output)
             self._finish(flight, output)
             return
-        if kind == UNPLANNED:
-            flight.faults += 1
-            if flight.faults > self._max_faults:
-                error = f"given up after {flight.faults} engines failed in a row: {reason}"
-                self._fail(flight, error, 500)
-                return
+        if flight.case.guilty:
+            self._convict(flight.case)
+            return
+        if flight.faults > self._max_faults:
+            error = f"given up after {flight.faults} engines failed it in a row: {reason}"
+            self._fail(flight, error, 500)
+            return
         flight.rewrite(keep_tokens=self.keep_tokens)
         missing = self._lanes.missing(flight)
         if missing:
@@ -497,6 +594,8 @@ class Dispatcher:
     def _fail(
         self, flight: Flight, error: str, status: int, retry_after: float | None = None
     ) -> None:
+        if flight.case.lane is not None:  # which may be free for others now
+            self._clock.call_later(0.0, self._pump)
         self._forget(flight)
         self.counters.failed += 1
         journal = flight.journal
@@ -512,6 +611,7 @@ class Dispatcher:
         flight.leave()
         flight.settle()
         self._queue.leave(flight.room)
+        self._suspects.leave(flight)
 
     def _waits(self, flight: Flight) -> bool:
         return self._is(flight) and flight.lane is None
@@ -524,6 +624,10 @@ class Dispatcher:
 def _lost_work(flight: Flight) -> int:
     """Tokens that an engine would have to read again."""
     return len(flight.journal.prompt) + len(flight.journal.output)
+
+
+def _first_due(room: Room[Flight]) -> Flight | None:
+    return next((flight for flight in room if not flight.case.confined), None)
 
 
 def _tell(flight: Flight, output: StepOutput) -> None:

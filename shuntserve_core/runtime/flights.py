@@ -15,6 +15,7 @@ from shuntserve_core.interfaces.link import READY, EngineLink
 from shuntserve_core.journal import Journal
 from shuntserve_core.runtime.breaker import Breaker
 from shuntserve_core.runtime.fair import Room
+from shuntserve_core.runtime.suspects import Case
 from shuntserve_core.types.request import EngineRequest, StepOutput
 
 PLANNED, UNPLANNED = "planned", "unplanned"
@@ -82,6 +83,8 @@ class Counters:
     """By feature that no engine had."""
     preempted: int = 0
     """Requests that gave their slot to another tenant, to go on later."""
+    given_up: int = 0
+    """Of the failed: those that made engines end."""
     circuits_opened: int = 0
     timed_out: int = 0
     """Of the failed: those that waited in the queue for too long."""
@@ -99,6 +102,7 @@ class Counters:
             "recomputed_tokens": self.recomputed_tokens,
             "circuits_opened": self.circuits_opened,
             "preempted": self.preempted,
+            "given_up": self.given_up,
             "resume_impossible": self.resume_impossible.total(),
         }
         for kind in (PLANNED, UNPLANNED):
@@ -124,6 +128,8 @@ class Lane:
     """Sum of the flights' `pending`."""
     dispatched: int = 0
     """Requests ever sent to it."""
+    kept_for: Case | None = None
+    """Takes only requests of this case, and them only while there are no others."""
     on_first_token: Callable[[float], None] | None = None
     """Told once: seconds from the first request that it was sent to its first token of any."""
     first_sent: float = 0.0
@@ -148,9 +154,17 @@ class Lane:
         return not self.draining and self.link.lost is None and self.link.state == READY
 
     def open(self, now: float) -> bool:
-        """Whether it can take one more request now."""
+        """Whether it can take one more request of anybody now."""
+        return self.kept_for is None and self.has_room(now)
+
+    def has_room(self, now: float) -> bool:
+        """Whether there is room for one more, whoever it is kept for."""
         has_room = len(self.flights) < self.capacity
         return has_room and self.serves and self.breaker.admits(now)
+
+    def others(self, case: Case) -> list[Flight]:
+        """What it has that is not of a case."""
+        return [flight for flight in self.flights.values() if flight.case is not case]
 
     def can(self, features: frozenset[str], length: int) -> bool:
         """Whether its engine can do what a request asks for."""
@@ -172,6 +186,7 @@ class Lane:
             "throughput_rps": self.throughput,
             "outstanding_tokens": self.tokens,
             "dispatched": self.dispatched,
+            "kept_for": "" if self.kept_for is None else self.kept_for.name,
             "circuit": "closed" if self.breaker.next_trial is None else "open",
             "engine": attrs.asdict(self.link.load),
         }
@@ -185,6 +200,8 @@ class Flight:
     sink: Sink
     room: Room[Flight]
     """Its tenant's."""
+    case: Case
+    """What was asked for together with it."""
     lane: Lane | None = None
     """Where it runs, or None while it waits."""
     pending: int = 0
@@ -196,7 +213,7 @@ class Flight:
     rescored: int = 0
     """Logprobs of the prompt that it tells a second time: they come from the prompt's start."""
     faults: int = 0
-    """Losses and failures in a row without a token in between."""
+    """Failures of engines that went on, in a row without a token in between."""
     avoid: str = ""
     """Pipeline that failed it last."""
     kind: str = ""

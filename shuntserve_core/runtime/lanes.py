@@ -8,6 +8,7 @@ from typing import Any
 from shuntserve_core.interfaces.balancer import Balancer
 from shuntserve_core.runtime.flights import Flight, Lane
 from shuntserve_core.runtime.loads import Loads
+from shuntserve_core.runtime.suspects import Case
 
 
 class Lanes:
@@ -90,17 +91,73 @@ class Lanes:
 
     def choose(self, flight: Flight, now: float) -> Lane | None:
         """The balancer's choice of those that can take a request now."""
-        need = self._need(flight)
-        lanes = [lane for lane in self if lane.open(now) and lane.can(flight.features, need)]
+        case = flight.case
+        if case.confined:
+            return case.lane if self._may_run_alone(flight, now) else None
+        lanes = self._candidates(flight.features, flight, now)
         if flight.avoid:
             lanes = [lane for lane in lanes if lane.name != flight.avoid] or lanes
+        if case.losses:
+            lanes = [lane for lane in lanes if not case.half_reached(lane)] or lanes
         if not lanes:
             return None
         return self._lanes[self._balancer.pick([lane.candidate() for lane in lanes])]
 
+    def _candidates(self, features: frozenset[str], flight: Flight, now: float) -> list[Lane]:
+        need = self._need(flight)
+        return [lane for lane in self if lane.open(now) and lane.can(features, need)]
+
+    def _may_run_alone(self, flight: Flight, now: float) -> bool:
+        case, lane = flight.case, flight.case.lane
+        if lane is None or case.held or lane.others(case):
+            return False
+        return lane.has_room(now) and self._able(lane, flight)
+
+    def keep_for(self, case: Case) -> Lane | None:
+        """Have a lane take requests of a case alone, the one with the fewest others, if any can.
+
+        At most half of those that serve are kept so, but one always may be.
+        """
+        waiting = case.waiting()
+        serving = [lane for lane in self if lane.serves]
+        kept = sum(lane.kept_for is not None for lane in serving)
+        if not waiting or 2 * (kept + 1) > max(len(serving), 2):
+            return None
+        free = [lane for lane in serving if lane.kept_for is None and self._able(lane, waiting[0])]
+        lane = min(free, key=lambda lane: len(lane.others(case)), default=None)
+        if lane is not None:
+            lane.kept_for, case.lane = case, lane
+        return lane
+
+    def suits(self, lane: Lane, case: Case) -> bool:
+        """Whether a lane that is kept for a case is of use to it, and no empty one is of more."""
+        if any(flight.lane is lane for flight in case.running()):
+            return True
+        waiting = case.waiting()
+        free = [other for other in self if other.serves and other.kept_for is None]
+        better = any(
+            not other.flights and self._able(other, flight)
+            for other in free
+            for flight in waiting[:1]
+        )
+        able = lane.serves and any(self._able(lane, flight) for flight in waiting)
+        return able and not (lane.flights and better)
+
+    def suitable(self, flight: Flight) -> bool:
+        """Whether any lane that serves can do what a request asks for."""
+        return any(lane.serves and self._able(lane, flight) for lane in self)
+
+    def _able(self, lane: Lane, flight: Flight) -> bool:
+        return lane.can(flight.features, self._need(flight))
+
+    def could_move(self, flight: Flight, now: float) -> bool:
+        """Whether a request that runs could go on elsewhere at once."""
+        lane, features = flight.lane, flight.journal.request().features
+        return any(other is not lane for other in self._candidates(features, flight, now))
+
     def would_take(self, lane: Lane, flight: Flight, now: float) -> bool:
         """Whether a lane could take a request if one of its own left."""
-        able = lane.can(flight.features, self._need(flight))
+        able = lane.kept_for is None and self._able(lane, flight)
         return able and lane.serves and lane.breaker.admits(now)
 
     def _need(self, flight: Flight) -> int:

@@ -20,6 +20,7 @@ from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.runtime.planner import gpus_of
 from shuntserve_core.runtime.run import EngineFailed
 from shuntserve_core.runtime.states import NodeState, PipelineState
+from shuntserve_core.runtime.suspects import Cause
 from shuntserve_core.types.spot import SpotEvent
 
 DEFAULT_NOTICE = 120.0
@@ -146,6 +147,7 @@ class Membership:
             await self._end(node, "taken at the deadline")
 
     async def _end(self, node: Node, reason: str) -> None:
+        node.ending = True
         async with self._locks[node.name]:
             await self._cluster.launcher.terminate(node.name)
             self._lost(node, reason)
@@ -167,6 +169,7 @@ class Membership:
         node.deadline = None
         for run in list(cluster.runs.values()):
             if node in run.nodes:
+                cluster.dispatcher.explain(run.name, Cause.NODE)
                 run.fail(f"{node.name} is lost")
         if node.agent is not None:
             cluster.spawn(node.agent.close())

@@ -28,6 +28,8 @@ class Node:
     """Seconds since the epoch at which it is to be taken, while `noticed`."""
     enforced: bool = False
     """Whether we end it at the deadline, because no cloud will."""
+    ending: bool = False
+    """Whether we are about to end it, on somebody's word."""
     since: float = field(factory=time.time)
     held: dict[int, Held] = field(factory=dict)
     """What the tensor store of each GPU holds."""
@@ -43,6 +45,11 @@ class Node:
     def present(self) -> bool:
         """Whether it still runs what it has."""
         return self.machine.state in (NodeState.UP, NodeState.NOTICED)
+
+    @property
+    def goes(self) -> bool:
+        """Whether what ends on it ends because of it: it is lost, or will be soon."""
+        return self.ending or not self.usable
 
     def goes_within(self, seconds: float) -> bool:
         """Whether its deadline is so near."""

@@ -24,6 +24,7 @@ from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.runtime.planner import Held, nodes_of
 from shuntserve_core.runtime.retry import Retry
 from shuntserve_core.runtime.states import COMING, LIVE, Machine, PipelineState
+from shuntserve_core.runtime.suspects import Cause
 from shuntserve_core.runtime.switching import MAPPING, MEMORY, Switch
 from shuntserve_core.tensorstore.spec import ShardSpec
 from shuntserve_core.types import Pipeline
@@ -124,6 +125,17 @@ class PipelineRun:
         """Why it cannot stay as it is; empty if it can."""
         going = sorted(node.name for node in self._nodes.values() if not node.usable)
         return self.doomed or (f"loses {', '.join(going)}" if going else "")
+
+    @property
+    def cause(self) -> Cause:
+        """Why it failed, as far as its nodes tell: one of them, or that is not known."""
+        going = any(node.goes for node in self._nodes.values())
+        return Cause.NODE if going else Cause.UNKNOWN
+
+    @property
+    def on_firm_ground(self) -> bool:
+        """Whether all its nodes are there, and nobody is ending one."""
+        return all(node.present and not node.ending for node in self._nodes.values())
 
     @property
     def seconds_served(self) -> float | None:
@@ -311,13 +323,14 @@ class PipelineRun:
         if self._preparing is not None and not self._preparing.done():
             self._preparing.cancel()
 
-    async def stop(self, reason: str, grace: float = 0.0) -> None:
-        """End every process of this engine, wherever its node still answers."""
+    async def stop(self, reason: str, grace: float = 0.0) -> bool:
+        """End every process of this engine, wherever its node still answers; whether all did."""
         self.machine.to(PipelineState.STOPPED, reason)
         self._end_waiting()
         self.let_go()
         try:
-            await asyncio.gather(*(self._stop_on(node, grace) for node in self._nodes.values()))
+            answers = (self._stop_on(node, grace) for node in self._nodes.values())
+            return all(await asyncio.gather(*answers))
         finally:
             self.gone.set()
 
@@ -327,10 +340,15 @@ class PipelineRun:
         if link is not None:
             link.close()
 
-    async def _stop_on(self, node: Node, grace: float) -> None:
-        if node.agent is not None and node.present:
-            with contextlib.suppress(AgentLost, UserError):
+    async def _stop_on(self, node: Node, grace: float) -> bool:
+        if node.agent is None or not node.present:
+            return False
+        with contextlib.suppress(UserError):
+            try:
                 await node.agent.stop_engine(self.engine_id, grace)
+            except AgentLost:
+                return False
+        return True
 
     # A control plane that comes back
 

@@ -35,6 +35,8 @@ class Reply:
     status: int = 503
     """With `error`, the journal's `status`."""
     retry_after: float | None = 1.0
+    code: str = ""
+    """With `error`, the journal's `code`."""
 
 
 Script = Callable[[Journal], Reply]
@@ -152,6 +154,7 @@ class ScriptedBackend:
         if output.finish == "error":
             reply = running.reply
             journal.status, journal.retry_after = reply.status, reply.retry_after
+            journal.code = reply.code
         running.sink.on_output(output)
 
     @staticmethod

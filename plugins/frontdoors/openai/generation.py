@@ -113,6 +113,7 @@ class Generation:
             tenant=self._call.tenant,
             weight=self._call.weight,
             cache_salt=self._call.cache_salt,
+            group=self._call.id,
         )
         skip = body.skip_special_tokens is not False
         return Choice(
@@ -208,8 +209,10 @@ def _failure(journal: Journal, reason: str) -> ApiError:
     return ApiError(
         status,
         f"The request could not be completed{detail}.",
-        code="generation_failed",
+        code=journal.code or "generation_failed",
         retry_after=journal.retry_after,
+        # OpenAI's clients send what ended with a 5xx again, unless they are told not to.
+        headers={"x-should-retry": "false"} if journal.code else None,
     )
 
 

@@ -251,30 +251,6 @@ def test_a_complete_output_is_finished_and_not_resumed(ending: str) -> None:
     assert listener.journal.attempts == 1
 
 
-def test_a_request_that_kills_engines_is_given_up() -> None:
-    bench = Bench(0, max_faults=3)
-    listener = bench.submit("poison")
-    for i in range(4):
-        assert listener.outcome is None
-        name = f"e{i}"
-        bench.add(name)
-        bench.links[name].lose()
-        bench.dispatcher.remove_pipeline(name)
-    assert listener.outcome == "error"
-    assert "given up" in listener.error
-
-
-def test_one_that_makes_headway_is_never_given_up() -> None:
-    bench = Bench(0, max_faults=2)
-    listener = bench.submit("r")
-    for i in range(8):
-        link = bench.add(f"e{i}")
-        link.say("r", 1)
-        link.lose()
-    assert listener.outcome is None
-    assert listener.tokens == list(range(8))
-
-
 def test_engine_errors_are_tried_elsewhere_and_open_the_circuit() -> None:
     bench = Bench(2)
     for i in range(3):

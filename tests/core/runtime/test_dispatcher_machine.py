@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from shuntserve_core.interfaces.frontdoor import Refused
 from shuntserve_core.interfaces.link import STANDBY
 from shuntserve_core.runtime.dispatcher import Dispatcher
+from shuntserve_core.runtime.suspects import Cause
 from shuntserve_core.types.request import StepOutput
 from shuntserve_plugins.balancers.outstanding import LeastOutstanding
 from shuntserve_plugins.balancers.plain import RoundRobin
@@ -144,6 +145,18 @@ class Machine(RuleBasedStateMachine):
         self.links[name].lose()
 
     @started
+    @rule(name=pipelines, cause=st.sampled_from(Cause))
+    def explain(self, name: str, cause: Cause) -> None:
+        if self.links[name].lost is not None:
+            self.dispatcher.explain(name, cause)
+
+    @started
+    @rule(name=consumes(pipelines), cause=st.sampled_from(Cause))
+    def fail(self, name: str, cause: Cause) -> None:
+        self.dispatcher.remove_pipeline(name, cause)
+        self.links[name].lose()
+
+    @started
     @rule(name=pipelines, what=st.sampled_from(["drain_pipeline", "admit_pipeline", "migrate"]))
     def manage(self, name: str, what: str) -> None:
         getattr(self.dispatcher, what)(name)
@@ -210,7 +223,7 @@ class Machine(RuleBasedStateMachine):
         if self.dispatcher is None or not self.dispatcher.waiting:
             return
         now = self.clock.time()
-        waiting = [flight for room in self.dispatcher._queue for flight in room]
+        waiting = [f for room in self.dispatcher._queue for f in room if not f.case.confined]
         for lane in self.dispatcher._lanes:
             if lane.open(now) and lane.breaker.next_trial is None:
                 for flight in waiting:
@@ -226,6 +239,22 @@ class Machine(RuleBasedStateMachine):
         assert sum(map(len, rooms)) == self.dispatcher.waiting
         assert sum(room.under_way for room in rooms) == self.dispatcher.in_flight
         assert bool(rooms) == bool(self.dispatcher.in_flight)
+
+    @invariant()
+    def who_must_run_alone_does(self) -> None:
+        """And lanes are kept for nobody who is gone, and at most for half of those that serve."""
+        if self.dispatcher is None:
+            return
+        lanes = list(self.dispatcher._lanes)
+        for lane in lanes:
+            cases = {flight.case for flight in lane.flights.values()}
+            if lane.kept_for is not None:
+                assert lane.kept_for.lane is lane
+                assert lane.kept_for.flights
+                assert lane.kept_for.confined
+                assert len(cases) <= 1 or lane.kept_for not in cases
+            if any(case.confined for case in cases) and len(cases) > 1:
+                assert not any(flight.case.confined for flight in lane.flights.values())
 
     def teardown(self) -> None:
         """Give everybody time: nothing may hang for ever."""

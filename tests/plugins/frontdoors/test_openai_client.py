@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from shuntserve_core.interfaces.frontdoor import Refused
+from shuntserve_core.journal import Journal
 from shuntserve_core.testing.frontdoors import FEATURES, Reply, ScriptedBackend, fixed
 from shuntserve_core.text import TextTokenizer
 from tests.plugins.frontdoors.conftest import MODEL, Serve
@@ -377,6 +378,24 @@ async def test_a_failure_says_whose_fault_it_is(serve: Serve, status: int, kind:
             await client.chat.completions.create(model=MODEL, messages=HELLO)
     assert (caught.value.status_code, caught.value.type) == (status, kind)
     assert "Retry-After" not in caught.value.response.headers
+
+
+async def test_a_request_that_makes_engines_end_is_not_sent_again(serve: Serve) -> None:
+    asked: list[Journal] = []
+
+    def script(journal: Journal) -> Reply:
+        asked.append(journal)
+        return Reply((), "error", "given up", 500, None, "kills_engines")
+
+    served = await serve(ScriptedBackend(script=script))
+    async with served.client() as client:
+        patient = client.with_options(max_retries=3)
+        with pytest.raises(openai.InternalServerError) as caught:
+            await patient.completions.create(model=MODEL, prompt=["a", "b"], n=2)
+    assert caught.value.code == "kills_engines"
+    assert len(asked) <= 4
+    assert len({journal.group for journal in asked}) == 1
+    assert asked[0].group
 
 
 async def test_a_stream_that_fails_before_its_first_token_is_a_plain_error(
