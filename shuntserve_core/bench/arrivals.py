@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Iterator
-from datetime import datetime
-from itertools import count
 from pathlib import Path
 
 from attrs import frozen
 
-from shuntserve_core.errors import UserError
-
-TRACE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-"""As in the Azure LLM inference traces."""
+from shuntserve_core.traces.readers import read_requests
 
 
 @frozen
@@ -61,40 +55,14 @@ def poisson(requests: int, rate: float, lengths: Lengths, seed: int) -> Iterator
         yield Arrival(number, at, *lengths.draw(rng))
 
 
-def replay(path: Path, time_scale: float, requests: int | None) -> Iterator[Arrival]:
-    """A trace with the columns `TRACE_COLUMNS`; a `time_scale` of 2 makes it last twice as long.
+def replay(path: Path, time_scale: float, requests: int | None) -> list[Arrival]:
+    """A trace in any form that `read_requests` knows, the first one at once; a `time_scale` of 2
+    makes it last twice as long.
 
-    Raises `UserError` with the line that is wrong.
+    Raises `UserError` with the line that is wrong, before the first request.
     """
-    begin: float | None = None
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = set(TRACE_COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise UserError(
-                f"no column {', '.join(sorted(missing))}",
-                where=str(path),
-                remedy=f"a trace has the columns {', '.join(TRACE_COLUMNS)}",
-            )
-        for number, row in zip(count(), reader, strict=False):
-            if number == requests:
-                return
-            try:
-                at = seconds_of(row["TIMESTAMP"])
-                lengths = int(row["ContextTokens"]), int(row["GeneratedTokens"])
-            except (TypeError, ValueError) as error:
-                raise UserError(str(error), where=f"{path}, line {reader.line_num}") from error
-            begin = at if begin is None else begin
-            yield Arrival(number, max(0.0, at - begin) * time_scale, max(1, lengths[0]), lengths[1])
-
-
-def seconds_of(text: str) -> float:
-    """A number of seconds, or a date and time with up to seven decimals."""
-    try:
-        return float(text)
-    except ValueError:
-        head, dot, fraction = text.strip().partition(".")
-        # The published traces have seven decimals, one more than a datetime holds.
-        digits = "".join(c for c in fraction if c.isdigit()) if dot else ""
-        moment = datetime.fromisoformat(head)
-        return moment.timestamp() + (int(digits) / 10 ** len(digits) if digits else 0.0)
+    trace = read_requests(path)
+    if requests is not None:
+        trace = trace.first(requests)
+    rows = zip(*trace.scaled(time_scale).columns(), strict=True)
+    return [Arrival(number, *row) for number, row in enumerate(rows)]

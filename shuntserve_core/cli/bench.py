@@ -38,7 +38,7 @@ _KEY_VARIABLE = "OPENAI_API_KEY"
 @click.option(
     "--trace",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Open loop instead: replay a CSV file (TIMESTAMP,ContextTokens,GeneratedTokens).",
+    help="Open loop instead: replay a trace, in any form that `simulate --workload` reads.",
 )
 @click.option(
     "--time-scale",

@@ -14,7 +14,7 @@ from shuntserve_core.cli.common import (
     naming,
     print_json,
 )
-from shuntserve_core.errors import UserError
+from shuntserve_core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from shuntserve_core.config import Config
@@ -101,10 +101,36 @@ def _placement(config: Config, file: Path | None) -> Placement:
     if file is not None:
         from shuntserve_core.placement_json import read_placement
 
-        return read_placement(file)
+        placement = read_placement(file)
+        _fits(config, placement, file)
+        return placement
     from shuntserve_core.simulator.placing import place
 
     return place(config)
+
+
+def _fits(config: Config, placement: Placement, file: Path) -> None:
+    """Raises `UserError` where a placement is of another model or cluster."""
+    catalog = config.cluster.catalog
+    remedy = f"plan again: shuntserve plan {config.file} --out {file}"
+    for pipeline in placement.pipelines:
+        layers = sum(stage.layers for stage in pipeline.stages)
+        if layers != config.model.layers:
+            reason = f"a pipeline has {layers} layers, the model has {config.model.layers}"
+            raise UserError(reason, where=str(file), remedy=remedy)
+        for stage in pipeline.stages:
+            instance = catalog.get(stage.instance)
+            if instance is None:
+                known = did_you_mean(stage.instance, catalog)
+                raise UserError(
+                    f"its instance type {stage.instance!r} is not in {config.file}",
+                    where=str(file),
+                    remedy=f"add a [[cluster]] with it, or {remedy}; {known}",
+                )
+            if stage.tensor_parallel > instance.gpu_count:
+                gpus = f"{stage.instance} has {instance.gpu_count} GPUs"
+                reason = f"a stage wants {stage.tensor_parallel}, {gpus}"
+                raise UserError(reason, where=str(file), remedy=remedy)
 
 
 def _requests(config: Config, options: dict[str, Any]) -> Requests:

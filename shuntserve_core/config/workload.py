@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from attrs import field, frozen
 from attrs.validators import ge, le, optional
 
 from shuntserve_core.config.mistakes import Mistakes
-from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.errors import UserError
 from shuntserve_core.types import Workload
-
-INPUT_COLUMN = "ContextTokens"
-OUTPUT_COLUMN = "GeneratedTokens"
-"""Columns of a trace, as the Azure LLM inference traces name them."""
 
 _tokens = [ge(1), le(10_000_000)]
 
@@ -30,8 +25,8 @@ class WorkloadTable:
     max_length: int = field(default=8192, validator=_tokens)
     """Longest prompt and answer together that an engine must accept, tokens."""
     trace: str | None = None
-    """CSV file of request lengths, relative to this file, with the columns `ContextTokens` and
-    `GeneratedTokens` (as the Azure LLM inference traces have them)."""
+    """File of requests, relative to this file, in any form that `simulate --workload` reads; times
+    may be left out."""
     trace_max_tokens: int | None = field(default=None, validator=optional(_tokens))
     """Leave out requests of the trace whose prompt or whose answer is longer than this; by
     default, those that are longer than `max_length` together."""
@@ -65,31 +60,18 @@ def resolve_workload(table: WorkloadTable, base: Path, mistakes: Mistakes) -> Wo
 
 
 def read_lengths(file: Path, longest: int | None, max_length: int) -> tuple[tuple[int, int], ...]:
-    """(prompt, answer) tokens of each request in a CSV file.
+    """(prompt, answer) tokens of each request in a trace, in any form that `simulate` reads.
 
     Kept are requests with at most `longest` tokens on each side (None: no limit) and at most
     `max_length` together.  Raises `UserError`.
     """
+    from shuntserve_core.traces.readers import read_requests  # numpy, for whoever has a trace
+
     longest = max_length if longest is None else longest
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            columns = reader.fieldnames or ()
-            for column in (INPUT_COLUMN, OUTPUT_COLUMN):
-                if column not in columns:
-                    raise UserError(
-                        f"{file} has no column {column}", remedy=did_you_mean(column, columns)
-                    )
-            rows = [(int(row[INPUT_COLUMN]), int(row[OUTPUT_COLUMN])) for row in reader]
-    except OSError as error:
-        raise UserError(
-            f"cannot read {file}: {error.strerror}", remedy="give a CSV file, relative to this one"
-        ) from error
-    except (TypeError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"{file} is not a table of whole numbers: {str(error)[:80]}",
-            remedy=f"give a CSV file with the columns {INPUT_COLUMN} and {OUTPUT_COLUMN}",
-        ) from error
+        rows = read_requests(file, timed=False).lengths
+    except UserError as error:
+        raise UserError(f"{error.where}: {error.message}", remedy=error.remedy) from error
     kept = tuple(
         (inputs, outputs)
         for inputs, outputs in rows

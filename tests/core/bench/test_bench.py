@@ -157,6 +157,8 @@ def test_a_trace_is_replayed_to_scale(tmp_path: Path) -> None:
         ("TIMESTAMP,ContextTokens\n1,2\n", "no column GeneratedTokens"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n0,1,1\n1,x,2\n", "line 3"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\nnoon,1,2\n", "line 2"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n0,1,-2\n", "line 2.*from 0 to.*leave it out"),
+        ("", "no requests; give rows with"),
     ],
 )
 def test_a_broken_trace_is_one_line(text: str, message: str, tmp_path: Path) -> None:

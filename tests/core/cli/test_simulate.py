@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -92,3 +94,25 @@ def test_profiles_survive_a_file(tmp_path: Path) -> None:
     assert read_profile(str(file)) == profile
     file.write_text('{"like": "vllm", "step_tokens": 512}')
     assert read_profile(str(file)).step_tokens == 512
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"instance": "h9.large"}, "'h9.large' is not in .*add a .*cluster.* or plan again: "),
+        ({"tensor_parallel": 64}, "a stage wants 64, .* GPUs; plan again: shuntserve plan"),
+        ({"layers": 1}, "layers, the model has .*; plan again: shuntserve plan"),
+    ],
+)
+def test_a_placement_of_something_else_is_refused(
+    config: Path, shuntserve: Shuntserve, change: dict[str, Any], said: str
+) -> None:
+    plan = config.parent / "plan.json"
+    assert shuntserve("plan", config, "--optimizer", "beam-search", "--out", plan).code == 0
+    placement = json.loads(plan.read_text())
+    placement["pipelines"][0]["stages"][0].update(change)
+    plan.write_text(json.dumps(placement))
+    done = shuntserve("simulate", config, "--rate", "1", "--placement", plan)
+    assert done.code == 2
+    assert re.search(said, done.err), done.err
+    assert len(done.err.splitlines()) == 1

@@ -112,9 +112,14 @@ CASES = {
         "at most 40960",
         _workload("input_tokens = 763\noutput_tokens = 232\nmax_length = 50000"),
     ),
-    "no such trace": Broken("workload.trace", "cannot read", "CSV", _workload('trace = "no.csv"')),
+    "no such trace": Broken(
+        "workload.trace", "cannot read", "give a file", _workload('trace = "no.csv"')
+    ),
     "trace is this file": Broken(
-        "workload.trace", "no column", "available", _workload('trace = "cluster.toml"')
+        "workload.trace",
+        "not a workload trace",
+        "give rows with",
+        _workload('trace = "cluster.toml"'),
     ),
     "no cluster": Broken("cluster", "missing", "[[cluster]]", {"cluster": ""}),
     "cluster as one table": Broken(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -30,12 +31,21 @@ at,input_tokens,output_tokens
 """
 
 
+ZONES = """TIMESTAMP,ContextTokens,GeneratedTokens
+2024-05-10 00:00:00+00:00,5,6
+2024-05-10 01:00:00.500000+01:00,7,8
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "text", "rows"),
     [
         ("azure.csv", AZURE, [(0.0, 374, 44), (4.314579, 396, 109)]),
         ("mooncake.jsonl", MOONCAKE, [(0.0, 6758, 500), (3.0, 7322, 490)]),
         ("own.csv", OWN, [(0.0, 30, 1), (2.5, 10, 20)]),
+        ("floats.csv", OWN.replace("10,20", "10.0,2e1"), [(0.0, 30, 1), (2.5, 10, 20)]),
+        ("blanks.csv", OWN.replace("3.5", "\n\n 3.5"), [(0.0, 30, 1), (2.5, 10, 20)]),
+        ("zones.csv", ZONES, [(0.0, 5, 6), (0.5, 7, 8)]),
         ("own.json", json.dumps([{"at": 1, "input_tokens": 5, "output_tokens": 6}]), [(0, 5, 6)]),
     ],
 )
@@ -57,6 +67,16 @@ def test_forms(tmp_path: Path, name: str, text: str, rows: list[tuple[float, int
         ('{"timestamp": 1}\n', "not a workload trace"),
         ("[1, 2]", "not a workload trace"),
         ("[{]", "not JSON"),
+        (OWN + "\n\n4,,2\n", "line 8.*input_tokens is blank, .*leave it out"),
+        (OWN + "4,1.5,2\n", "line 6.*input_tokens is '1.5', expected a whole number of tokens"),
+        (OWN + "4,1,-2\n", "line 6.*output_tokens is '-2', expected a whole number"),
+        (OWN + "4,1,1e12\n", "line 6.*output_tokens is '1e12'.* from 0 to 10000000"),
+        (OWN + "4,nan,2\n", "line 6.*input_tokens is 'nan'"),
+        (OWN + "inf,1,2\n", "line 6.*at is 'inf', expected a time; correct it"),
+        ('[{"at": 1, "input_tokens": true, "output_tokens": 6}]', "input_tokens is True"),
+        (OWN.replace("output", "out"), "no column output_tokens; give rows with"),
+        (OWN + "4,'" + "1" * 200_000, "not CSV: field larger.*; save it as CSV"),
+        ('[{"at": 1, "input_tokens": 5, "output_tokens": 6}, 7]', "request 1.*not an object"),
     ],
 )
 def test_broken_ones_say_where(tmp_path: Path, text: str, said: str) -> None:
@@ -65,6 +85,15 @@ def test_broken_ones_say_where(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
         read_requests(file)
     assert str(file) in str(error.value)
+
+
+def test_compressed_traces_are_read_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "azure.csv.gz"
+    file.write_bytes(gzip.compress(AZURE.encode()))
+    assert read_requests(file).prompt.tolist() == [374, 396]
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"not a whole gzip file.*fetch it again"):
+        read_requests(file)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
