@@ -17,9 +17,9 @@ import time
 from typing import Any
 
 from shuntserve_plugins.engines.embedded.peers import (
-    Door,
+    PeerListener,
     PeerLost,
-    knock,
+    connect,
     packed,
     receive,
     send,
@@ -39,7 +39,7 @@ class Hub:
     """Rank 0's side."""
 
     def __init__(self, address: str, token: str, peers: int) -> None:
-        self._door = Door(address, token, backlog=peers + 1)
+        self._listener = PeerListener(address, token, backlog=peers + 1)
         self._peers: dict[int, socket.socket] = {}
         self._count = peers
         self._sending = threading.Lock()
@@ -48,7 +48,7 @@ class Hub:
 
     def accept(self) -> None:
         """Wait for every rank."""
-        self._peers = self._door.admit(range(1, self._count + 1))
+        self._peers = self._listener.accept(range(1, self._count + 1))
 
     def introduce(self, address: str) -> dict[int, str]:
         """Tell every rank the addresses of all, this one's included; returns them by rank."""
@@ -98,7 +98,7 @@ class Spoke:
     """The side of every other rank."""
 
     def __init__(self, address: str, token: str, rank: int) -> None:
-        self._sock = knock(address, token, rank)
+        self._sock = connect(address, token, rank)
         self._sending = threading.Lock()
 
     def introduce(self, address: str) -> dict[int, str]:

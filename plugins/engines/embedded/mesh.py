@@ -16,7 +16,12 @@ from torch import Tensor
 
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_plugins.engines.embedded.group import Alone, Group
-from shuntserve_plugins.engines.embedded.peers import Door, knock, receive_into, send_bytes
+from shuntserve_plugins.engines.embedded.peers import (
+    PeerListener,
+    connect,
+    receive_into,
+    send_bytes,
+)
 
 _EAGER_BYTES = 48 << 10
 """A part up to this size fits twice into a socket's buffer, so that sending never waits."""
@@ -57,19 +62,19 @@ def _sender(before: Sequence[int], index: int) -> int:
 
 def meet(
     layout: Layout,
-    door: Door,
+    listener: PeerListener,
     addresses: Mapping[int, str],
     token: str,
     hidden: int,
     device: torch.device | str = "cpu",
 ) -> tuple[Group, Pipe]:
-    """Connect to this rank's peers: the higher rank knocks.  Every rank must call it."""
+    """Connect to this rank's peers: the higher rank connects.  Every rank must call it."""
     sockets = {
-        peer: knock(addresses[peer], token, layout.rank)
+        peer: connect(addresses[peer], token, layout.rank)
         for peer in layout.peers
         if peer < layout.rank
     }
-    sockets |= door.admit([peer for peer in layout.peers if peer > layout.rank])
+    sockets |= listener.accept([peer for peer in layout.peers if peer > layout.rank])
     others = {peer: sockets[peer] for peer in sorted(layout.ours) if peer != layout.rank}
     group: Group = Collective(layout.rank, others) if others else Alone()
     source = None if layout.source is None else sockets[layout.source]

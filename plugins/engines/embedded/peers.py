@@ -19,6 +19,8 @@ _CONNECT_SECONDS = 120.0
 _PROOF_SECONDS = 5.0
 """For the whole of it: strangers that send a byte now and then hold nobody up for longer."""
 _PROOF_BYTES = 256
+_CONNECTS, _ACCEPTS = b"connects", b"accepts"
+"""Who proves it."""
 _RETRY_SECONDS = 0.02
 _BUFFER_BYTES = 128 << 10
 
@@ -27,8 +29,8 @@ class PeerLost(Exception):
     """The other side has gone, or is not what it should be."""
 
 
-class Door:
-    """Where other ranks knock.  Port 0 takes a free one; `address` says which."""
+class PeerListener:
+    """Where other ranks connect to.  Port 0 takes a free one; `address` says which."""
 
     def __init__(self, address: str, token: str, backlog: int) -> None:
         host, _, port = address.rpartition(":")
@@ -36,7 +38,7 @@ class Door:
         self._listener = socket.create_server((host, int(port)), backlog=backlog)
         self.address = f"{host}:{self._listener.getsockname()[1]}"
 
-    def admit(self, ranks: Collection[int]) -> dict[int, socket.socket]:
+    def accept(self, ranks: Collection[int]) -> dict[int, socket.socket]:
         """Wait for these ranks, once each, and close.  Strangers are turned away."""
         inside: dict[int, socket.socket] = {}
         self._listener.settimeout(_CONNECT_SECONDS)
@@ -59,18 +61,35 @@ class Door:
         nonce = os.urandom(_NONCE_BYTES)
         send(sock, nonce)
         deadline = time.monotonic() + _PROOF_SECONDS
-        rank, proof = receive(sock, longest=_PROOF_BYTES, deadline=deadline)
-        if not hmac.compare_digest(proof, _proof(self._token, nonce, rank)):
+        rank, other, proof = receive(sock, longest=_PROOF_BYTES, deadline=deadline)
+        if not hmac.compare_digest(proof, _proof(self._token, _CONNECTS, nonce, other, rank)):
             raise PeerLost("it does not know the token")
+        send(sock, _proof(self._token, _ACCEPTS, nonce, other, rank))
         return int(rank)
 
 
-def knock(address: str, token: str, rank: int) -> socket.socket:
-    """Connect to a `Door` as `rank`, once it is there.  Raises `PeerLost`."""
+def connect(address: str, token: str, rank: int) -> socket.socket:
+    """Connect to a `PeerListener` as `rank`, once it is there.
+
+    Both sides prove that they know the token, each over a number that the other has drawn.
+    Raises `PeerLost`, also where the other side proves nothing.
+    """
     host, _, port = address.rpartition(":")
     sock = _connect(host, int(port))
-    nonce = receive(sock)
-    send(sock, (rank, _proof(token.encode(), nonce, rank)))
+    key, own = token.encode(), os.urandom(_NONCE_BYTES)
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    try:
+        nonce = receive(sock, longest=_PROOF_BYTES, deadline=deadline)
+        if not isinstance(nonce, bytes) or len(nonce) != _NONCE_BYTES:
+            raise PeerLost(f"what listens at {address} is no rank")
+        send(sock, (rank, own, _proof(key, _CONNECTS, nonce, own, rank)))
+        proof = receive(sock, longest=_PROOF_BYTES, deadline=deadline)
+        expected = _proof(key, _ACCEPTS, nonce, own, rank)
+        if not isinstance(proof, bytes) or not hmac.compare_digest(proof, expected):
+            raise PeerLost(f"what listens at {address} does not know the token")
+    except PeerLost:
+        sock.close()
+        raise
     _tune(sock)
     return sock
 
@@ -152,5 +171,8 @@ def _tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
-def _proof(token: bytes, nonce: bytes, rank: int) -> bytes:
-    return hmac.digest(token, nonce + str(rank).encode(), "sha256")
+def _proof(token: bytes, side: bytes, nonce: bytes, other: bytes, rank: int) -> bytes:
+    """Of one side: the other cannot send back what it was sent."""
+    if len(other) != _NONCE_BYTES:
+        raise PeerLost("it has drawn no number")
+    return hmac.digest(token, side + nonce + other + str(rank).encode(), "sha256")

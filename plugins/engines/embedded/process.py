@@ -14,7 +14,7 @@ from shuntserve_plugins.engines.embedded.arithmetic import settle
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec, kv_blocks, longest
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
 from shuntserve_plugins.engines.embedded.mesh import Layout, meet
-from shuntserve_plugins.engines.embedded.peers import Door
+from shuntserve_plugins.engines.embedded.peers import PeerListener
 from shuntserve_plugins.engines.embedded.rank import Rank, cache_of
 from shuntserve_plugins.engines.embedded.stage import Stage
 from shuntserve_plugins.engines.embedded.weights import check_tensors
@@ -23,10 +23,12 @@ from shuntserve_plugins.engines.embedded.weights import check_tensors
 class RankProcess:
     """A rank with its weights, ready to own KV memory.
 
-    Its peers knock at `door`; `addresses` are the doors of all ranks.
+    Its peers connect to `listener`; `addresses` are where all ranks listen.
     """
 
-    def __init__(self, spec: WorkerSpec, door: Door, addresses: Mapping[int, str]) -> None:
+    def __init__(
+        self, spec: WorkerSpec, listener: PeerListener, addresses: Mapping[int, str]
+    ) -> None:
         torch.set_num_threads(spec.threads)
         launch, place = spec.launch, spec.launch.ranks[spec.rank]
         device = torch.device(place.device)
@@ -43,7 +45,9 @@ class RankProcess:
         tensors = shard_tensors(attachment)
         check_tensors(tensors, geometry, f"{launch.weights}: {launch.weights_model}")
         layout = Layout(launch, spec.rank)
-        group, pipe = meet(layout, door, addresses, launch.link_token, launch.model.hidden, device)
+        group, pipe = meet(
+            layout, listener, addresses, launch.link_token, launch.model.hidden, device
+        )
         stage = Stage(
             geometry,
             tensors,

@@ -21,7 +21,7 @@ from shuntserve_plugins.engines.embedded.control import Hub, Spoke, watch_or_end
 from shuntserve_plugins.engines.embedded.driver import Driver
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
-from shuntserve_plugins.engines.embedded.peers import Door, PeerLost
+from shuntserve_plugins.engines.embedded.peers import PeerListener, PeerLost
 from shuntserve_plugins.engines.embedded.plan import pack_results, unpack_plan
 
 # Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
@@ -66,10 +66,10 @@ def _lead(spec: WorkerSpec) -> None:
     from shuntserve_plugins.engines.embedded.process import RankProcess
 
     hub.accept()
-    door = _door(spec)
-    addresses = hub.introduce(door.address)
+    listener = _listener(spec)
+    addresses = hub.introduce(listener.address)
     watch_or_end(hub.watch, driver.from_ranks)
-    process = RankProcess(spec, door, addresses)
+    process = RankProcess(spec, listener, addresses)
     report(event="ready")
     driver.run(process)
 
@@ -78,8 +78,8 @@ def _follow(spec: WorkerSpec) -> None:
     """Any other rank: does as rank 0 says."""
     launch = spec.launch
     spoke = Spoke(launch.rendezvous, launch.link_token, spec.rank)
-    door = _door(spec)
-    addresses = spoke.introduce(door.address)
+    listener = _listener(spec)
+    addresses = spoke.introduce(listener.address)
     inbox: SimpleQueue[Any] = SimpleQueue()
 
     def listen() -> None:
@@ -90,7 +90,7 @@ def _follow(spec: WorkerSpec) -> None:
 
     from shuntserve_plugins.engines.embedded.process import RankProcess
 
-    process = RankProcess(spec, door, addresses)
+    process = RankProcess(spec, listener, addresses)
     spoke.tell("ready")
     report(event="ready")
     while True:
@@ -105,10 +105,10 @@ def _follow(spec: WorkerSpec) -> None:
                 spoke.tell(pack_results(results))
 
 
-def _door(spec: WorkerSpec) -> Door:
+def _listener(spec: WorkerSpec) -> PeerListener:
     """Where this rank's peers find it."""
     launch = spec.launch
-    return Door(f"{launch.ranks[spec.rank].host}:0", launch.link_token, len(launch.ranks))
+    return PeerListener(f"{launch.ranks[spec.rank].host}:0", launch.link_token, len(launch.ranks))
 
 
 def _end_with_agent() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import traceback
 from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.engine.core import EngineCore
 
@@ -18,6 +20,7 @@ from shuntserve_plugins.engines.vllm.configuration import has_tokenizer
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
 from shuntserve_plugins.engines.vllm.executor import RankExecutor
 from shuntserve_plugins.engines.vllm.lending import Taken
+from shuntserve_plugins.engines.vllm.meeting import serve_store
 from shuntserve_plugins.engines.vllm.peers import Hub
 from shuntserve_plugins.engines.vllm.practice import practise
 from shuntserve_plugins.engines.vllm.rank import OWN, PREPARE, STAND_BY, Rank
@@ -39,11 +42,13 @@ class Driver:
         self, spec: WorkerSpec, hub: Hub, server: TokenServer, report: Callable[..., None]
     ) -> None:
         launch = spec.launch
-        rank = Rank(spec)
+        store = HashStore()
+        serve_store(store, hub.meetings.values())
+        rank = Rank(spec, store)
         sampling_rank = len(launch.ranks) - launch.tensor_parallel[-1]
         self._server, self._report = server, report
         self._executor = RankExecutor(rank.config, rank, hub, sampling_rank)
-        self._executor.collective_rpc(PREPARE, args=(rank.open_meeting(),))
+        self._executor.collective_rpc(PREPARE, args=(secrets.token_hex(8),))
         core = EngineCore(rank.config, lambda _: self._executor, log_stats=True)
         tokenizer = (
             cached_tokenizer_from_config(rank.config.model_config)

@@ -1,9 +1,10 @@
 """Rank 0's word to the other ranks, their answers, and how each notices that another has gone.
 
-Every other rank opens two connections to rank 0: one for calls, and a lifeline on which both
-sides say that they live.  A lifeline that ends, or is silent for too long, ends the process at
-either end, whatever it is waiting for: an engine is whole or gone.  Both ends prove that they know
-the link's token (HMAC, as in `multiprocessing.connection`) before a byte is unpickled.
+Every other rank opens three connections to rank 0: one for calls, one by which collectives meet
+(`meeting`), and a lifeline on which both sides say that they live.  A lifeline that ends, or is
+silent for too long, ends the process at either end, whatever it is waiting for: an engine is whole
+or gone.  Both ends prove that they know the link's token (HMAC, as in `multiprocessing.connection`)
+before a byte is unpickled.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 
 from attrs import define
 
-CALLS, LIFE = "calls", "life"
+CALLS, MEETING, LIFE = "calls", "meeting", "life"
 _CONNECT_SECONDS = 120.0
 _HANDSHAKE_SECONDS = 5
 """A stranger that connects and says nothing holds the others up for so long, and no longer."""
@@ -65,18 +66,21 @@ class Hub:
 
     def __init__(self, address: str, token: str, peers: int) -> None:
         host, _, port = address.rpartition(":")
-        self._listener = socket.create_server((host, int(port)), backlog=2 * peers + 2)
+        self._listener = socket.create_server((host, int(port)), backlog=3 * peers + 2)
         self._token = token.encode()
         self._count = peers
         self._calls: dict[int, Connection] = {}
         self._lives: dict[int, Connection] = {}
+        self.meetings: dict[int, Connection] = {}
+        """On which the other ranks ask what collectives want to know."""
         self._answers: dict[tuple[int, int], Future[Any]] = {}
         self._numbers = 0
         self._lock = threading.Lock()
 
     def accept(self, silence: Silence) -> None:
         """Wait for every rank, and watch them from then on; a stranger is ignored."""
-        while len(self._calls) < self._count or len(self._lives) < self._count:
+        purposes = {CALLS: self._calls, MEETING: self.meetings, LIFE: self._lives}
+        while any(len(connections) < self._count for connections in purposes.values()):
             sock, _ = self._listener.accept()
             connection = Connection(sock.detach())
             try:
@@ -89,7 +93,7 @@ class Hub:
                 connection.close()
                 continue
             _tune(connection)
-            (self._calls if purpose == CALLS else self._lives)[rank] = connection
+            purposes[purpose][rank] = connection
         self._listener.close()
         if self._count:
             _or_end(self._receive)
@@ -135,11 +139,14 @@ class Spoke:
 
     def __init__(self, address: str, token: str, rank: int, silence: Silence) -> None:
         host, _, port = address.rpartition(":")
-        self._calls = _connect((host, int(port)), token)
-        self._calls.send((rank, CALLS))
-        life = _connect((host, int(port)), token)
-        life.send((rank, LIFE))
-        keep_alive(life, silence)
+
+        def connect(purpose: str) -> Connection:
+            connection = _connect((host, int(port)), token)
+            connection.send((rank, purpose))
+            return connection
+
+        self._calls, self.meeting = connect(CALLS), connect(MEETING)
+        keep_alive(connect(LIFE), silence)
 
     def serve(self, run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> None:
         """Do what rank 0 calls for, in its order, until it has gone."""

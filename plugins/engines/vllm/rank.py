@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]
 from vllm.platforms import current_platform
 from vllm.v1.outputs import AsyncModelRunnerOutput
 from vllm.v1.serial_utils import run_method
@@ -13,7 +14,8 @@ from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from shuntserve_plugins.engines.vllm.configuration import build_configuration
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
-from shuntserve_plugins.engines.vllm.meeting import TCPStore, meet
+from shuntserve_plugins.engines.vllm.meeting import listen_on
+from shuntserve_plugins.engines.vllm.plain import read_plain
 
 PREPARE = "prepare"
 """A call that is not vLLM's: join the others, and take the weights."""
@@ -24,16 +26,11 @@ STAND_BY, OWN = "stand_by", "own_kv_memory"
 class Rank:
     """Calls are made on one thread, in rank 0's order."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, store: Store) -> None:
         self.config = build_configuration(spec)
         self._spec = spec
         self._worker = WorkerWrapperBase(rpc_rank=0, global_rank=spec.rank)
-        self._meeting: TCPStore | None = None
-
-    def open_meeting(self) -> int:
-        """Where all ranks are to meet, this one being rank 0: a port that was free."""
-        self._meeting = meet(self._spec.launch.ranks[0].host, 0)
-        return self._meeting.port
+        self._store = store
 
     def run(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A method of the worker by name, or a function of the worker."""
@@ -42,16 +39,20 @@ class Rank:
         result = run_method(self._worker, method, args, kwargs)
         return result.get_output() if isinstance(result, AsyncModelRunnerOutput) else result
 
-    def _prepare(self, port: int) -> None:
-        """Join the ranks that meet at rank 0's `port`, and take the weights."""
+    def _prepare(self, name: str) -> None:
+        """Join the other ranks, and take the weights.
+
+        What ranks share on a machine is known by `name`, which no other engine has.
+        """
         launch, rank = self._spec.launch, self._spec.rank
-        host = launch.ranks[0].host
+        read_plain()
+        listen_on(launch.ranks[rank].host)
         if not current_platform.is_cpu():
             # Before any group: NCCL takes the current GPU for a rank's, and opens a context there.
             torch.accelerator.set_device_index(launch.ranks[rank].gpu)
         dist.init_process_group(  # vLLM finds it initialised
             current_platform.dist_backend,
-            store=self._meeting or meet(host, port),
+            store=self._store,
             rank=rank,
             world_size=len(launch.ranks),
         )
@@ -61,7 +62,7 @@ class Rank:
                     "vllm_config": self.config,
                     "local_rank": launch.ranks[rank].gpu,
                     "rank": rank,
-                    "distributed_init_method": f"tcp://{host}:{port}",
+                    "distributed_init_method": f"met:{name}",
                     "is_driver_worker": launch.ranks[rank].tp_rank == 0,
                     "spec": self._spec,
                 }

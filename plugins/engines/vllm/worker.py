@@ -88,9 +88,10 @@ def _follow(spec: WorkerSpec, report: Reports) -> None:
     silence = Silence(spec.options.silence_seconds)
     spoke = Spoke(launch.rendezvous, launch.link_token, spec.rank, silence)
 
+    from shuntserve_plugins.engines.vllm.meeting import RankStore
     from shuntserve_plugins.engines.vllm.rank import STAND_BY, Rank
 
-    rank = Rank(spec)
+    rank = Rank(spec, RankStore(spoke.meeting))
 
     def run(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with report.mistakes():

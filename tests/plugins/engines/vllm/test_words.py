@@ -1,4 +1,4 @@
-"""What ranks say to each other runs nothing, and where they meet is their own address."""
+"""What ranks say to each other runs nothing, and strangers keep none of them out."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
-import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shuntserve_plugins.engines.vllm import peers
-from shuntserve_plugins.engines.vllm.meeting import meet
-from shuntserve_plugins.engines.vllm.peers import CALLS, LIFE, Hub, Silence
+from shuntserve_plugins.engines.vllm.peers import CALLS, LIFE, MEETING, Hub, Silence
 from shuntserve_plugins.engines.vllm.words import (
     MOST_BYTES,
     Described,
@@ -92,19 +90,6 @@ def test_lengths_that_make_no_sense_are_refused_before_memory_is_made(size: int)
         checked_size(size)
 
 
-def test_ranks_meet_on_the_address_of_the_engine_alone() -> None:
-    store = meet("127.0.0.1", 0)
-    listening = {
-        one.laddr.ip
-        for one in psutil.Process().net_connections("tcp")
-        if one.status == psutil.CONN_LISTEN and one.laddr.port == store.port
-    }
-    assert listening == {"127.0.0.1"}
-    other = meet("127.0.0.1", store.port)
-    other.set("said", "heard")
-    assert store.get("said") == b"heard"
-
-
 def test_a_stranger_that_says_nothing_does_not_keep_ranks_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -122,7 +107,7 @@ def test_a_stranger_that_says_nothing_does_not_keep_ranks_out(
     accepting.start()
     address = ("127.0.0.1", port)
     joined = []
-    for purpose in (CALLS, LIFE):
+    for purpose in (CALLS, MEETING, LIFE):
         connection = Client(address, authkey=b"secret")
         connection.send((1, purpose))
         joined.append(connection)
