@@ -51,6 +51,23 @@ class Quantization:
     """Names, or patterns of names, of modules that are not quantised."""
 
 
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """`config.json` of a model directory with what is beside it; empty where there is none.
+
+    Raises `UserError` for a file that is not one.
+    """
+    file = Path(folder) / "config.json"
+    if not folder or not file.is_file():
+        return {}
+    try:
+        config = parse_json(read_bytes(file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(file)) from error
+    if not isinstance(config, dict):
+        raise UserError("holds no JSON object", where=str(file), remedy="download it again")
+    return with_companions(config, file.parent)
+
+
 def with_companions(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """`config`, with the quantisation in it that a file beside it tells of.
 

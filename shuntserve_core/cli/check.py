@@ -23,6 +23,7 @@ from shuntserve_core.errors import UserError, UserErrorGroup
 def check(ctx: click.Context, config_file: str, as_json: bool) -> None:
     """Check CONFIG: names, types, ranges, model facts and plugins; all mistakes at once."""
     from shuntserve_core.config import optimizer_from, problem_from
+    from shuntserve_core.config.suited import refuse_or_note
     from shuntserve_core.doctor.machine import local_trouble
 
     try:
@@ -30,6 +31,7 @@ def check(ctx: click.Context, config_file: str, as_json: bool) -> None:
         with naming(config.file):
             problem_from(config)
             optimizer_from(config)
+            unsuited = refuse_or_note(config)
     except UserError as error:
         if not as_json:
             raise
@@ -46,5 +48,7 @@ def check(ctx: click.Context, config_file: str, as_json: bool) -> None:
         f"{len(config.cluster.offers)} types, optimizer {config.document.optimizer.name}, "
         f"estimator {config.document.estimator.name}"
     )
+    if unsuited:
+        click.echo(f"note: for planning only, it cannot be served: {unsuited}")
     if trouble := local_trouble(config):
         click.echo(f"note: it cannot be served from this machine: launcher.device: {trouble}")

@@ -10,14 +10,13 @@ from attrs import field, frozen
 from attrs.validators import ge, in_, le, optional
 
 from shuntserve_core.config.mistakes import Mistakes
-from shuntserve_core.config.model_facts import facts_from_directory, facts_of
+from shuntserve_core.config.model_facts import NEEDED, facts_from_directory, facts_of
 from shuntserve_core.errors import UserError
 from shuntserve_core.types import DTYPE_BYTES, ModelSpec
 from shuntserve_core.types.model import MOST_LAYERS, MOST_POSITIONS, MOST_WIDTH
 
 _dtype = optional(in_(tuple(DTYPE_BYTES)))
 _size = optional([ge(1), le(MOST_WIDTH)])
-NEEDED = ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocab")
 
 
 @frozen
@@ -65,27 +64,28 @@ def resolve_model(table: ModelTable, base: Path, mistakes: Mistakes) -> ModelSpe
         if value is not None and key not in ("name", "path")
     }
     name = table.name or ""
-    facts: dict[str, Any] = {}
-    if table.path is not None or not all(key in given for key in NEEDED):
+    facts = dict(given)
+    # A name that is a folder is looked at even so: facts must not make another kind of it.
+    here = bool(name) and (base / name / "config.json").is_file()
+    if table.path is not None or here or not all(key in given for key in NEEDED):
         try:
-            name, facts = _look_up(table, base)
+            name, facts = _look_up(table, base, given)
         except UserError as error:
             mistakes.add("model.path" if table.path else "model.name", error.message, error.remedy)
             return None
-    facts = {**facts, **given}
     return _spec(name or "unnamed", facts, mistakes)
 
 
-def _look_up(table: ModelTable, base: Path) -> tuple[str, dict[str, Any]]:
+def _look_up(table: ModelTable, base: Path, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if table.path is not None:
         folder = (base / table.path).expanduser()
-        return table.name or folder.name, facts_from_directory(folder)
+        return table.name or folder.name, facts_from_directory(folder, given)
     if table.name is None:
         raise UserError(
             "is missing",
             remedy=f'give name = "meta-llama/Llama-3.1-70B", path, or all of {", ".join(NEEDED)}',
         )
-    return facts_of(table.name, base=base)
+    return facts_of(table.name, base=base, given=given)
 
 
 def _spec(name: str, facts: dict[str, Any], mistakes: Mistakes) -> ModelSpec | None:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.foreign import parse_json, read_bytes, whole_number
+from shuntserve_core.peculiar import experts_of
+from shuntserve_core.quantization import (
+    part_left,
+    projections,
+    quantization_of,
+    with_companions,
+)
 from shuntserve_core.types import DTYPE_BYTES
 from shuntserve_core.types.model import MOST_LAYERS, MOST_POSITIONS, MOST_WIDTH
 
@@ -22,6 +30,8 @@ _FIELDS = {
     "intermediate": "intermediate_size",
     "vocab": "vocab_size",
 }
+NEEDED = ("layers", "hidden", "heads", "kv_heads", "intermediate", "vocab")
+"""What a model is described by where there is no config of it."""
 _DTYPES = {"half": "float16", "float": "float32"}
 
 
@@ -35,26 +45,31 @@ def bundled_models() -> dict[str, Mapping[str, Any]]:
     return known
 
 
-def facts_of(name: str, *, base: Path) -> tuple[str, dict[str, Any]]:
+def facts_of(
+    name: str, *, base: Path, given: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[str, dict[str, Any]]:
     """The full name and the `ModelSpec` fields of a directory, bundled name or hub id.
 
-    `base` is the folder that a relative directory is relative to.  Raises `UserError`.
+    `base` is the folder that a relative directory is relative to; nothing is refused for want of a
+    fact that is `given`.  Raises `UserError`.
     """
     if (base / name / "config.json").is_file():
-        return name, facts_from_directory(base / name)
+        return name, facts_from_directory(base / name, given)
     known = bundled_models()
     by_short_name = {full.partition("/")[2].lower(): full for full in known}
     by_lower_name = {full.lower(): full for full in known}
     full = by_lower_name.get(name.lower()) or by_short_name.get(name.lower())
     if full is not None:
-        return full, facts_from_config(known[full])
+        return full, facts_from_config(known[full], given)
     if name.count("/") != 1 or not all(name.split("/")):
         raise UserError(f'unknown model "{name}"', remedy=did_you_mean(name, known))
-    return name, facts_from_config(_from_hub(name, known))
+    return name, facts_from_config(_from_hub(name, known), given)
 
 
-def facts_from_directory(directory: Path) -> dict[str, Any]:
-    """`ModelSpec` fields from a directory with a Hugging Face `config.json`."""
+def facts_from_directory(
+    directory: Path, given: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """`ModelSpec` fields from a directory with a Hugging Face `config.json`; see `facts_of`."""
     file = directory / "config.json"
     try:
         config = parse_json(read_bytes(file))
@@ -66,22 +81,48 @@ def facts_from_directory(directory: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not valid JSON: {error}", remedy="download it again") from error
     if not isinstance(config, dict):
         raise UserError(f"{file} holds no JSON object", remedy="download it again")
-    return facts_from_config(config)
+    return facts_from_config(with_companions(config, directory), given)
 
 
-def facts_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`ModelSpec` fields from the content of a Hugging Face `config.json`.
+def facts_from_config(
+    config: Mapping[str, Any], given: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """`ModelSpec` fields from the content of a Hugging Face `config.json`, and those `given`.
 
-    `head_dim` is hidden / heads only where the config does not give it.  Raises `UserError` for
-    architectures that the cost model does not describe.
+    `head_dim` is hidden / heads only where neither gives it.  Raises `UserError` for
+    architectures that the cost model does not describe; what is given is not asked of the config,
+    but no fact makes a dense model of a mixture of experts.
     """
+    if experts := experts_of(config):
+        raise UserError(
+            f"it is a mixture of experts ({experts}), which the cost model does not describe",
+            remedy="give a dense model",
+        )
+    facts = {**_shape(config, given), **given}
+    facts["tied_embeddings"] = given.get(
+        "tied_embeddings", bool(config.get("tie_word_embeddings", False))
+    )
+    if "max_positions" not in given:
+        positions = config.get("max_position_embeddings", 8192)
+        facts["max_positions"] = _count(positions, "max_position_embeddings", MOST_POSITIONS)
+    if "dtype" not in given:
+        dtype = str(config.get("torch_dtype") or config.get("dtype") or "float16")
+        dtype = _DTYPES.get(dtype, dtype)
+        facts["dtype"] = dtype if dtype in DTYPE_BYTES else "float16"
+    return {**facts, **_quantised(config, given, facts)}
+
+
+def _shape(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Family and sizes, but for those that are given."""
+    wanted = {field: key for field, key in _FIELDS.items() if field not in given}
     model_type = config.get("model_type", "")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
+    known = isinstance(model_type, str) and model_type in FAMILIES
+    if not known and (wanted or "kv_heads" not in given):
         raise UserError(
             f"model_type {str(model_type)[:40]!r} is not a dense decoder that shuntserve knows",
-            remedy=f"known: {', '.join(FAMILIES)}; or give the facts (layers, hidden, ...) here",
+            remedy=f"known: {', '.join(FAMILIES)}; or give the facts here: {', '.join(NEEDED)}",
         )
-    missing = [key for key in _FIELDS.values() if not isinstance(config.get(key), int)]
+    missing = [key for key in wanted.values() if not isinstance(config.get(key), int)]
     if missing:
         raise UserError(
             f"config.json has no whole number for {', '.join(missing)}",
@@ -89,21 +130,15 @@ def facts_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     facts: dict[str, Any] = {
         field: _count(config[key], key, MOST_LAYERS if field == "layers" else MOST_WIDTH)
-        for field, key in _FIELDS.items()
+        for field, key in wanted.items()
     }
-    facts["family"] = FAMILIES[model_type]
-    kv_heads = config.get("num_key_value_heads") or facts["heads"]
-    facts["kv_heads"] = _count(kv_heads, "num_key_value_heads", MOST_WIDTH)
-    if isinstance(config.get("head_dim"), int):
+    if known:
+        facts["family"] = FAMILIES[model_type]
+    if "kv_heads" not in given:
+        kv_heads = config.get("num_key_value_heads") or given.get("heads") or facts["heads"]
+        facts["kv_heads"] = _count(kv_heads, "num_key_value_heads", MOST_WIDTH)
+    if "head_dim" not in given and isinstance(config.get("head_dim"), int):
         facts["head_dim"] = _count(config["head_dim"], "head_dim", MOST_WIDTH)
-    facts["tied_embeddings"] = bool(config.get("tie_word_embeddings", False))
-    positions = config.get("max_position_embeddings", 8192)
-    facts["max_positions"] = _count(positions, "max_position_embeddings", MOST_POSITIONS)
-    dtype = str(config.get("torch_dtype") or config.get("dtype") or "float16")
-    dtype = _DTYPES.get(dtype, dtype)
-    facts["dtype"] = dtype if dtype in DTYPE_BYTES else "float16"
-    if quantised := _weight_dtype(config.get("quantization_config")):
-        facts["weight_dtype"] = quantised
     return facts
 
 
@@ -116,25 +151,27 @@ def _count(value: object, key: str, most: int) -> int:
         ) from error
 
 
-def _weight_dtype(quantization: object) -> str | None:
-    """Element type of quantised weights, from the `quantization_config` of a checkpoint."""
-    if not isinstance(quantization, Mapping):
-        return None
-    method = str(quantization.get("quant_method", ""))
-    if "fp8" in method:
-        return "fp8"
-    bits = quantization.get("bits") or quantization.get("w_bit")
-    if quantization.get("load_in_4bit"):
-        bits = 4
-    if quantization.get("load_in_8bit"):
-        bits = 8
-    known = {4: "int4", 8: "int8"}
-    if isinstance(bits, int) and bits in known:
-        return known[bits]
-    raise UserError(
-        f"quantisation {method[:40]!r} is not known",
-        remedy='say how weights are stored: weight_dtype = "fp8", "int8", "int4" or "float16"',
-    )
+def _quantised(
+    config: Mapping[str, Any], given: Mapping[str, Any], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is known of quantised weights; a `weight_dtype` that is given wins."""
+    found = quantization_of(config)
+    if found is None:
+        return {}
+    dtype = given.get("weight_dtype", found.weight_dtype)
+    if dtype is None:
+        raise UserError(
+            f"quantisation {found.method!r} is not known",
+            remedy='say how weights are stored: weight_dtype = "fp8", "int8", "int4" or "float16"',
+        )
+    said = {"quantization": found.method, "weight_dtype": dtype}
+    if dtype != found.weight_dtype:
+        return said
+    head = facts.get("head_dim") or facts["hidden"] // facts["heads"]
+    q_size, kv_size = facts["heads"] * head, facts["kv_heads"] * head
+    sizes = projections(facts["hidden"], q_size, kv_size, facts["intermediate"])
+    left = part_left(found.left, facts["layers"], sizes)
+    return {**said, "scale_bytes": found.scale_bytes, "unquantised": left}
 
 
 def _from_hub(name: str, known: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ It ends on SIGTERM, and when its standard input closes (its agent has died).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -150,6 +150,19 @@ class Engine(Protocol):
 
     def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
         """Processes of this engine, rank 0's first."""
+        ...
+
+
+@runtime_checkable
+class SelectiveEngine(Engine, Protocol):
+    """An engine that says before anything is rented which models it does not run."""
+
+    def refuse(self, model: ModelSpec, config: Mapping[str, Any]) -> None:
+        """Raise `UserError` for a model that it cannot run, with the reason and the way out.
+
+        `config` is the content of the model's `config.json` with what companions of it say of
+        quantised weights; empty where there is no model directory yet.
+        """
         ...
 
 

@@ -18,6 +18,7 @@ from attrs import evolve, frozen
 from shuntserve_core.config.build import optimizer_from, plugin_from, problem_from
 from shuntserve_core.config.loader import Config
 from shuntserve_core.config.serving import SpotTable
+from shuntserve_core.config.suited import refuse_unsuited
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.files import open_log, own_dir
 from shuntserve_core.interfaces.cloud import SpotSource
@@ -32,6 +33,7 @@ from shuntserve_core.runtime.places import state_dir_of
 from shuntserve_core.runtime.run import PipelineRun
 from shuntserve_core.runtime.waiting import Announcer
 from shuntserve_core.types import Cluster, Placement
+from shuntserve_core.weights.agreement import refuse_other_model
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,10 @@ def settings_of(config: Config) -> EngineSettings:
             where=f"{where}: serve.model_dir",
             remedy="give the directory with config.json and tokenizer.json",
         )
+    refuse_unsuited(config)
+    if engine.needs_weights and weights:
+        store_url = _store_url(config, weights.store)
+        refuse_other_model(store_url, weights.model, directory, config.registry)
     return EngineSettings(
         engine=engine,
         engine_name=document.engine.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attrs import field, frozen
-from attrs.validators import ge, in_
+from attrs.validators import ge, in_, le
 
 from shuntserve_core.types.dtypes import DTYPE_BYTES, dtype_bytes
 
@@ -44,6 +44,19 @@ class ModelSpec:
     kv_dtype: str = field(default="float16", validator=_dtype)
     """As keys and values are stored."""
 
+    quantization: str = ""
+    """What the checkpoint calls the quantisation of its weights; empty for plain weights."""
+    scale_bytes: float = field(default=0.0, validator=ge(0))
+    """Of the scales of quantised weights, for each weight."""
+    unquantised: float = field(default=0.0, validator=[ge(0), le(1)])
+    """Part of the layers' weights that a quantised checkpoint keeps as `dtype`."""
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Bytes of one of the layers' weights on the GPU, with its part of a scale: an average."""
+        stored = dtype_bytes(self.weight_dtype) + self.scale_bytes
+        return stored + self.unquantised * (dtype_bytes(self.dtype) - stored)
+
     @property
     def q_size(self) -> int:
         """Elements of all query heads: Hq."""
@@ -69,7 +82,7 @@ class ModelSpec:
     @property
     def layer_bytes(self) -> float:
         """Bytes of one layer's weights."""
-        return self.layer_parameters * dtype_bytes(self.weight_dtype)
+        return self.layer_parameters * self.bytes_per_weight
 
     @property
     def kv_bytes_per_token(self) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cattrs
 from attrs import field, frozen
@@ -12,7 +13,9 @@ from attrs.validators import ge
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerCommand
-from shuntserve_plugins.engines.embedded.geometry import Geometry, read_geometry
+from shuntserve_core.peculiar import PLAIN
+from shuntserve_core.types import ModelSpec
+from shuntserve_plugins.engines.embedded.geometry import Geometry, geometry_from, read_geometry
 from shuntserve_plugins.engines.embedded.plan import BLOCK
 
 FEATURES = frozenset(
@@ -49,6 +52,15 @@ class Embedded:
         return Template(
             "shuntserve_plugins.engines.embedded.template", arithmetic_environment(self.threads)
         )
+
+    def refuse(self, model: ModelSpec, config: Mapping[str, Any]) -> None:
+        """Raise `UserError` for what this engine would compute wrongly, or not at all."""
+        if config:
+            geometry_from(config, where=f"embedded engine, {model.name}")
+        elif model.quantization:
+            reason = f"its weights are quantised ({model.quantization})"
+            where = f"embedded engine, {model.name}"
+            raise UserError(f"it cannot run this model: {reason}", where=where, remedy=PLAIN)
 
     def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
         """One process a rank.

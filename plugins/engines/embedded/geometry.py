@@ -80,17 +80,23 @@ def read_geometry(model_dir: str | Path) -> Geometry:
     path = Path(model_dir) / "config.json"
     try:
         config = with_companions(parse_json(read_bytes(path)), path.parent)
-        geometry = _geometry(config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"not a usable model: {error!r}"[:400], where=str(path)) from error
-    reason = _unsupported(config, geometry)
-    if reason:
+    return geometry_from(config, where=str(path))
+
+
+def geometry_from(config: Mapping[str, Any], *, where: str) -> Geometry:
+    """The geometry that a config describes.  Raises `UserError` as `read_geometry` does."""
+    try:
+        geometry = _geometry(config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"not a usable model: {error!r}"[:400], where=where) from error
+    if reason := _unsupported(config, geometry):
+        other = "use another engine, or a Llama, Qwen2 or Qwen3 model"
         raise UserError(
             f"the embedded engine cannot run this model: {reason}",
-            where=str(path),
-            remedy=PLAIN
-            if quantised(config)
-            else "use another engine, or a Llama, Qwen2 or Qwen3 model",
+            where=where,
+            remedy=PLAIN if quantised(config) else other,
         )
     return geometry
 

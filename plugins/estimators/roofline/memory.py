@@ -70,7 +70,7 @@ class Memory:
         shared = 2 * model.q_size * model.hidden + 3 * model.hidden * model.intermediate
         copied = 2 * model.hidden * _kv_size(model, t) + 2 * model.hidden
         computed = self.copies * dtype_bytes(model.dtype)
-        layer = (shared / t + copied) * (dtype_bytes(model.weight_dtype) + computed)
+        layer = (shared / t + copied) * (model.bytes_per_weight + computed)
         tables = int(position.first) + int(position.last)
         if model.tied_embeddings:
             tables = min(tables, 1)

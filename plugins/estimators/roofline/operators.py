@@ -74,7 +74,7 @@ class Operators:
 
     def _product(self, rates: Rates, tokens: Any, rows: Any, k: Any, n: Any) -> Part:
         """tokens × k times k × n, the weights read once."""
-        weights = k * n * dtype_bytes(self.model.weight_dtype)
+        weights = k * n * self.model.bytes_per_weight
         moved = weights + tokens * (k + n) * self.width
         return roofline(2 * rows * k * n / rates.matrix_flops, moved / rates.bandwidth)
 

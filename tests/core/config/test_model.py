@@ -114,7 +114,7 @@ def test_quantised_checkpoints(quantization: dict[str, Any], dtype: str) -> None
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model_type": "mixtral"}, "not a dense decoder"),
+        ({"model_type": "gemma"}, "not a dense decoder"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
         ({"quantization_config": {"quant_method": "new"}}, "quantisation 'new'"),
     ],
@@ -150,3 +150,120 @@ def test_every_model_that_comes_along_is_sound() -> None:
         read = facts_from_config(facts)
         assert read["head_dim"] * read["heads"] >= read["hidden"], name
         assert read["heads"] % read["kv_heads"] == 0, name
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+GROUPS = {
+    "quant_method": "compressed-tensors",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "group_size": 32, "symmetric": True},
+        }
+    },
+    "ignore": ["lm_head", "re:.*self_attn.*"],
+}
+EIGHT = {"config_groups": {"g": {"weights": {"num_bits": 8, "type": "float"}}}}
+ONE_OF_TWO_LAYERS = {"quant_method": "fp8", "modules_to_not_convert": ["lm_head", "model.layers.1"]}
+NVFP4 = {
+    "producer": {"name": "modelopt"},
+    "quantization": {"quant_algo": "NVFP4", "group_size": 16},
+}
+MATRICES = {"attention": 2 * 96 * 192 + 2 * 96 * 64, "mlp": 3 * 96 * 128}
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "dtype", "scale", "left"),
+    [
+        ({"quantization_config": AWQ}, "awq", "int4", 2.5 / 128, 0.0),
+        (
+            {"quantization_config": GROUPS},
+            "compressed-tensors",
+            "int4",
+            2 / 32,
+            MATRICES["attention"] / sum(MATRICES.values()),
+        ),
+        ({"compression_config": EIGHT}, "compressed-tensors", "fp8", 0.0, 0.0),
+        ({"quantization_config": ONE_OF_TWO_LAYERS}, "fp8", "fp8", 0.0, 0.5),
+        (
+            {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
+            "fp8",
+            "fp8",
+            4 / 128**2,
+            0.0,
+        ),
+        (
+            {
+                "quantization_config": {
+                    "bits": 8,
+                    "group_size": 64,
+                    "dynamic": {r"-:.*\.down.*": {}},
+                }
+            },
+            "without a name",
+            "int8",
+            2 / 64,
+            96 * 128 / sum(MATRICES.values()),
+        ),
+    ],
+)
+def test_scales_and_layers_left_as_they_were_count(
+    changes: dict[str, Any], method: str, dtype: str, scale: float, left: float, tmp_path: Path
+) -> None:
+    facts = facts_from_config({**QWEN, **changes})
+    assert (facts["quantization"], facts["weight_dtype"]) == (method, dtype)
+    assert facts["scale_bytes"] == pytest.approx(scale)
+    assert facts["unquantised"] == pytest.approx(left)
+
+
+def test_bytes_of_a_weight_count_scales_and_what_is_left(write_config: WriteConfig) -> None:
+    folder_with(write_config().parent, quantization_config=GROUPS)
+    model = load_config(write_config(model='[model]\npath="weights"', estimator="")).model
+    left = MATRICES["attention"] / sum(MATRICES.values())
+    assert model.bytes_per_weight == pytest.approx(2 * left + (0.5 + 2 / 32) * (1 - left))
+    assert model.layer_bytes == pytest.approx(model.layer_parameters * model.bytes_per_weight)
+
+
+def test_what_model_optimizer_writes_beside_the_config(write_config: WriteConfig) -> None:
+    folder = folder_with(write_config().parent)
+    (folder / "hf_quant_config.json").write_text(json.dumps(NVFP4))
+    model = load_config(write_config(model='[model]\npath="weights"', estimator="")).model
+    assert (model.quantization, model.weight_dtype) == ("modelopt", "int4")
+    assert model.scale_bytes == pytest.approx(1 / 16)
+
+
+@pytest.mark.parametrize("by", ["path", "name"])
+def test_the_remedy_for_an_unknown_quantisation_works(by: str, write_config: WriteConfig) -> None:
+    folder_with(write_config().parent, quantization_config={"quant_method": "new"})
+    text = f'[model]\n{by}="weights"\n'
+    with pytest.raises(UserError, match="quantisation 'new'") as caught:
+        load_config(write_config(model=text))
+    assert 'weight_dtype = "fp8"' in caught.value.remedy
+    model = load_config(write_config(model=text + 'weight_dtype = "fp8"', estimator="")).model
+    assert (model.weight_dtype, model.quantization) == ("fp8", "new")
+
+
+FACTS = "layers=2\nhidden=96\nheads=6\nkv_heads=2\nintermediate=128\nvocab=1000\n"
+
+
+@pytest.mark.parametrize("by", ["path", "name"])
+def test_the_remedy_for_an_unknown_type_works(by: str, write_config: WriteConfig) -> None:
+    folder_with(write_config().parent, model_type="gemma", num_hidden_layers="many")
+    text = f'[model]\n{by}="weights"\n'
+    with pytest.raises(UserError, match="'gemma'") as caught:
+        load_config(write_config(model=text))
+    assert "layers, hidden" in caught.value.remedy
+    assert load_config(write_config(model=text + FACTS)).model.layers == 2
+
+
+@pytest.mark.parametrize("by", ["path", "name"])
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "qwen3_moe"}, {"model_type": "mixtral"}, {"num_local_experts": 8}]
+)
+def test_facts_make_no_dense_model_of_a_mixture_of_experts(
+    by: str, changes: dict[str, Any], write_config: WriteConfig
+) -> None:
+    folder_with(write_config().parent, **changes)
+    with pytest.raises(UserError, match="mixture of experts") as caught:
+        load_config(write_config(model=f'[model]\n{by}="weights"\n{FACTS}weight_dtype="fp8"'))
+    assert "dense model" in caught.value.remedy

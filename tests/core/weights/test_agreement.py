@@ -1,0 +1,91 @@
+"""Whether a model directory belongs to the weights in a store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shuntserve_core.errors import UserError
+from shuntserve_core.registry import Registry
+from shuntserve_core.weights import Manifest
+from shuntserve_core.weights.agreement import differences, refuse_other_model
+from shuntserve_plugins.storage.directory import DirectoryStore
+from tests.core.weights.checkpoints import configure
+
+OLD = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "rope_theta": 5e5}
+
+
+@pytest.fixture
+def directory(checkpoint: Path, tmp_path: Path) -> Path:
+    """A model directory without weights, as nodes have it."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    return folder
+
+
+def compare(store: DirectoryStore, manifest: Manifest, directory: Path) -> None:
+    refuse_other_model(store.url, str(manifest.name), directory, Registry())
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"torch_dtype": "bfloat16"}, {"_name_or_path": "x"}, {"use_cache": False}]
+)
+def test_the_same_model(
+    changes: dict[str, Any], store: DirectoryStore, manifest: Manifest, directory: Path
+) -> None:
+    compare(store, manifest, configure(directory, **changes))
+    assert (directory / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_key_value_heads": 4}, "num_key_value_heads 4 instead of 2"),
+        ({"head_dim": 8}, "head_dim 8 instead of 6"),
+        ({"rms_norm_eps": 0.1}, "rms_norm_eps 0.1 instead of None"),
+        ({"rope_theta": 7.0}, "rope_theta 7.0 instead of 10000.0"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings True"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope type linear"),
+        ({"model_type": "qwen2"}, "model_type qwen2"),
+        ({"attention_bias": True}, "attention_bias True"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization fp8"),
+    ],
+)
+def test_another_model_is_refused(
+    changes: dict[str, Any],
+    says: str,
+    store: DirectoryStore,
+    manifest: Manifest,
+    directory: Path,
+) -> None:
+    with pytest.raises(UserError, match="another model") as caught:
+        compare(store, manifest, configure(directory, **changes))
+    assert says in caught.value.message
+    assert "weights pull" in caught.value.remedy
+
+
+def test_a_config_that_was_changed_in_the_store(
+    store: DirectoryStore, manifest: Manifest, directory: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "store" / manifest.name.prefix / "config.json"
+    file.write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(UserError, match="damaged"):
+        compare(store, manifest, directory)
+
+
+def test_a_store_without_the_model_is_the_nodes_business(
+    store: DirectoryStore, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse_other_model(store.url, "local/other", directory, Registry())
+    assert not caplog.records
+
+
+def test_old_and_new_forms_of_the_same_are_the_same() -> None:
+    new = {**OLD, "rope_theta": None, "head_dim": 16, "num_key_value_heads": 4}
+    new |= {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "hidden_act": "silu"}
+    assert differences(OLD, new) == []
+    assert differences(OLD, {**new, "head_dim": 8}) == ["head_dim 16 instead of 8"]
