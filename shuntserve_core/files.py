@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -11,7 +12,29 @@ from urllib.parse import quote
 
 from shuntserve_core.errors import UserError
 
+_REMEDIES = {
+    errno.ENOSPC: "free some space there, or choose another place",
+    errno.EDQUOT: "raise the quota, or choose another place",
+    errno.EROFS: "it is mounted read-only: choose another place",
+    errno.EACCES: "choose a place that this user may write to",
+    errno.EPERM: "choose a place that this user may write to",
+}
+_OTHERWISE = "choose a place that this user may write to"
+_SETTINGS = "(serve.state_dir, XDG_STATE_HOME, TMPDIR)"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of writing that are nobody's bug, wherever they come from."""
 _REMEDY = "remove it, or choose another place (TMPDIR, serve.state_dir)"
+
+
+def unwritable(error: OSError, where: Path | str = "") -> UserError:
+    """One line for what keeps a file or directory from being written."""
+    remedy = _REMEDIES.get(error.errno or 0, _OTHERWISE)
+    reason = (error.strerror or str(error)).lower()
+    return UserError(
+        f"cannot write: {reason}",
+        where=str(where or error.filename or ""),
+        remedy=f"{remedy} {_SETTINGS}",
+    )
 
 
 def file_name(name: str) -> str:
@@ -21,13 +44,21 @@ def file_name(name: str) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file in one step, readable by its owner alone."""
+    """Replace a file in one step, readable by its owner alone.
+
+    Raises `UserError` where that cannot be, and leaves what was there.
+    """
     scratch = path.with_name(path.name + ".new")
-    scratch.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(scratch, flags, 0o600), "w") as file:
-        file.write(text)
-    scratch.replace(path)
+    try:
+        scratch.unlink(missing_ok=True)
+        with os.fdopen(os.open(scratch, flags, 0o600), "w") as file:
+            file.write(text)
+        scratch.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise unwritable(error, path) from error
 
 
 def open_log(path: Path) -> IO[bytes]:
@@ -39,7 +70,9 @@ def open_log(path: Path) -> IO[bytes]:
     try:
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
-        raise UserError(f"no log can be kept: {error.strerror}", where=str(path)) from error
+        problem = unwritable(error, path)
+        reason = f"no log can be kept: {error.strerror}"
+        raise UserError(reason, where=str(path), remedy=problem.remedy) from error
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1 or facts.st_uid != os.geteuid():
         os.close(descriptor)
@@ -74,8 +107,13 @@ def own_dir(path: Path) -> Path:
 
 
 def _make(path: Path, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise unwritable(error, path) from error
 
 
 def _open_own(path: Path) -> int:

@@ -6,6 +6,7 @@ the credentials: docs/explanation/weights.md has the figures.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ import obstore
 from attrs import field, fields, frozen
 from attrs.validators import ge, gt, in_, le
 from botocore.config import Config
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError
 from obstore.store import S3Store as ObjectStore
@@ -32,7 +33,7 @@ from shuntserve_core.interfaces.store import (
 )
 from shuntserve_core.weights.checksum import PREFIX
 from shuntserve_core.weights.pieces import total_bytes
-from shuntserve_plugins.storage.s3_errors import clear_errors, is_ignored_range
+from shuntserve_plugins.storage.s3_errors import clear_errors, is_ignored_range, region_in
 from shuntserve_plugins.storage.s3_upload import Target, put_parts, unfinished_uploads
 
 CONNECTIONS = 32
@@ -76,7 +77,7 @@ class S3Store:
     def from_url(cls, url: str) -> S3Store:
         """Open `s3://bucket/prefix`; credentials come from AWS's standard chain."""
         options = _parse(url)
-        with clear_errors(options.bucket):
+        with clear_errors(options.bucket), _clear_address(url):
             session = boto3.Session(
                 profile_name=options.profile or None, region_name=options.region or None
             )
@@ -221,7 +222,29 @@ class S3Store:
         return {"Bucket": self.options.bucket, "Key": self._path(key)}
 
     def _clear(self, key: str = "") -> Any:
-        return clear_errors(self.options.bucket, endpoint=self._client.meta.endpoint_url, key=key)
+        endpoint = self._client.meta.endpoint_url
+        return clear_errors(self.options.bucket, endpoint=endpoint, key=key, region_of=self._region)
+
+    def _region(self) -> str:
+        """Where the server says that the bucket is; empty where it does not."""
+        try:
+            answer = self._client.head_bucket(Bucket=self.options.bucket)
+        except ClientError as error:
+            return region_in(error)
+        except BotoCoreError:
+            return ""
+        return str(answer.get("BucketRegion", ""))
+
+
+@contextlib.contextmanager
+def _clear_address(url: str) -> Iterator[None]:
+    """What boto3 says of endpoints in the environment and of names of regions."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(
+            str(error), where=url, remedy="endpoints begin with http:// or https://"
+        ) from error
 
 
 def _parse(url: str) -> S3Options:
@@ -232,6 +255,13 @@ def _parse(url: str) -> S3Options:
     known = {attribute.name for attribute in fields(S3Options)} - {"bucket", "prefix"}
     for name in options.keys() - known:
         raise UserError(f"unknown option {name!r}", where=url, remedy=did_you_mean(name, known))
+    endpoint = options.get("endpoint", "")
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise UserError(
+            f"the endpoint {endpoint!r} has no scheme",
+            where=url,
+            remedy=f"write endpoint=https://{endpoint}, or http:// where it has no TLS",
+        )
     address = {"bucket": parts.netloc, "prefix": parts.path.strip("/")}
     try:
         return cattrs.structure({**options, **address}, S3Options)

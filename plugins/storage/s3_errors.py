@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,  # noqa: A004
+    CredentialRetrievalError,
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
 )
 from obstore.exceptions import (
     BaseError,
@@ -27,19 +31,50 @@ from shuntserve_core.interfaces.store import ObjectMissing, StoreError, VersionC
 _MISSING = ("NoSuchKey", "404", "NotFound")
 _CONFLICT = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _REFUSED = (
-    "AccessDenied",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
-    "ExpiredToken",
     "InvalidToken",
-    "403",
+    "InvalidClientTokenId",
 )
+_FORBIDDEN = ("AccessDenied", "AllAccessDisabled", "Forbidden", "403")
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
+_ELSEWHERE = (
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    "Redirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "301",
+    "307",
+)
+_REGION_HEADER = "x-amz-bucket-region"
+_ACTIONS = {
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "HeadObject": "s3:GetObject",
+    "HeadBucket": "s3:ListBucket",
+    "ListObjectsV2": "s3:ListBucket",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "DeleteObjects": "s3:DeleteObject",
+}
+"""What a policy must allow for an operation that has another name."""
+_RENEW = "get new ones (aws sso login, or a new session token) and try again: what is there is kept"
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or an instance role"
 
 
 @contextlib.contextmanager
-def clear_errors(bucket: str, *, endpoint: str = "", key: str = "") -> Iterator[None]:
-    """Turn what boto3 and obstore raise into `StoreError`s."""
+def clear_errors(
+    bucket: str,
+    *,
+    endpoint: str = "",
+    key: str = "",
+    region_of: Callable[[], str] = str,
+) -> Iterator[None]:
+    """Turn what boto3 and obstore raise into `StoreError`s.
+
+    `region_of` asks the server where the bucket is, for redirects whose answer does not say.
+    """
     where = f"s3://{bucket}/{key}".rstrip("/")
     try:
         yield
@@ -47,6 +82,9 @@ def clear_errors(bucket: str, *, endpoint: str = "", key: str = "") -> Iterator[
         raise _from_server(error, where, bucket, endpoint) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreError("no AWS credentials", where=where, remedy=_CREDENTIALS) from error
+    except (CredentialRetrievalError, SSOError, TokenRetrievalError) as error:
+        reason = f"AWS credentials cannot be renewed: {_one_line(error)}"
+        raise StoreError(reason, where=where, remedy=_RENEW) from error
     except ProfileNotFound as error:
         raise StoreError(str(error), where=where) from error
     except (HTTPClientError, ConnectionError) as error:
@@ -58,7 +96,7 @@ def clear_errors(bucket: str, *, endpoint: str = "", key: str = "") -> Iterator[
     except BotoCoreError as error:
         raise StoreError(_one_line(error), where=where) from error
     except (BaseError, FileNotFoundError) as error:
-        raise _from_reader(error, where, endpoint) from error
+        raise _from_reader(error, where, bucket, endpoint, region_of) from error
 
 
 def is_ignored_range(error: BaseError) -> bool:
@@ -80,18 +118,63 @@ def _from_server(error: ClientError, where: str, bucket: str, endpoint: str) -> 
         return ObjectMissing("there is no such object", where=where)
     if code in _CONFLICT:
         return VersionConflict("it was written in the meantime", where=where)
-    if code in _REFUSED:
-        return StoreError(
-            f"the server refuses these credentials ({code})", where=where, remedy=_CREDENTIALS
-        )
+    if code in _ELSEWHERE:
+        return _elsewhere(bucket, region_in(error), where)
+    if code == "RequestTimeTooSkewed":
+        reason = "the server refuses requests of this machine's time"
+        return StoreError(reason, where=where, remedy="set the clock")
+    if refusal := _refusal(code, error.operation_name, bucket, where):
+        return refusal
     return StoreError(f"the server answers {code}: {message}".rstrip(": "), where=where)
 
 
-def _from_reader(error: Exception, where: str, endpoint: str) -> StoreError:
+def _refusal(code: str, operation: str, bucket: str, where: str) -> StoreError | None:
+    """Which credentials or rights are wanting, and what for; None where none are."""
+    action = _ACTIONS.get(operation, f"s3:{operation}")
+    on = f"{action} on bucket {bucket!r}"
+    if code in _EXPIRED:
+        reason, remedy = f"the credentials have expired ({code}, at {on})", _RENEW
+    elif code in _FORBIDDEN:
+        reason = f"the server refuses {on} ({code})"
+        remedy = f"allow {action} there, or use other credentials"
+    elif code in _REFUSED:
+        reason = f"the server refuses these credentials ({code}, at {on})"
+        remedy = _CREDENTIALS
+    else:
+        return None
+    return StoreError(reason, where=where, remedy=remedy)
+
+
+def region_in(error: ClientError) -> str:
+    """Where a server says that the bucket is; empty where it does not say."""
+    answer: dict[str, Any] = dict(error.response)
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = answer.get("Error", {}).get("Region") or headers.get(_REGION_HEADER, "")
+    return str(region)
+
+
+def _elsewhere(bucket: str, region: str, where: str) -> StoreError:
+    is_in = f"is in region {region}" if region else "is in another region"
+    option = f"region={region or 'REGION'}"
+    remedy = f"add {option} to the store's URL: s3://{bucket}/...?{option}"
+    return StoreError(f"the bucket {bucket!r} {is_in}", where=where, remedy=remedy)
+
+
+def _from_reader(
+    error: Exception, where: str, bucket: str, endpoint: str, region_of: Callable[[], str]
+) -> StoreError:
     if isinstance(error, NotFoundError | FileNotFoundError):
         return ObjectMissing("there is no such object", where=where)
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return StoreError("the server refuses these credentials", where=where, remedy=_CREDENTIALS)
+    text = str(error)
+    codes = (*_EXPIRED, _FORBIDDEN[0], *_REFUSED)
+    found = next((code for code in codes if code in text), "")
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or found in _EXPIRED:
+        if refusal := _refusal(found, "GetObject", bucket, where):
+            return refusal
+        reason = f"the server refuses these credentials (at s3:GetObject on bucket {bucket!r})"
+        return StoreError(reason, where=where, remedy=_CREDENTIALS)
+    if "redirect" in text.lower() or "AuthorizationHeaderMalformed" in text:
+        return _elsewhere(bucket, region_of(), where)
     return StoreError(
         f"no usable answer from {endpoint or 'AWS'}: {_one_line(error)}",
         where=where,

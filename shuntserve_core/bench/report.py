@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shuntserve_core.bench.calls import Result
+from shuntserve_core.files import unwritable
 
 COLUMNS = (
     "RequestID",
@@ -26,7 +27,14 @@ PERCENTILES = (50, 90, 95, 99)
 
 
 def write_csv(path: Path, results: Iterable[Result]) -> None:
-    """One row a request; what does not exist is empty."""
+    """One row a request; what does not exist is empty.  Raises `UserError`."""
+    try:
+        _write_csv(path, results)
+    except OSError as error:
+        raise unwritable(error, path) from error
+
+
+def _write_csv(path: Path, results: Iterable[Result]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)

@@ -80,6 +80,16 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except UserError as error:
-        prefix = "" if error.where or isinstance(error, UserErrorGroup) else "shuntserve: "
-        click.echo(f"{prefix}{error}", err=True)
-        sys.exit(error.exit_code)
+        _end(error)
+    except OSError as error:
+        from shuntserve_core.files import FULL, unwritable
+
+        if error.errno not in FULL:
+            raise
+        _end(unwritable(error))
+
+
+def _end(error: UserError) -> None:
+    prefix = "" if error.where or isinstance(error, UserErrorGroup) else "shuntserve: "
+    click.echo(f"{prefix}{error}", err=True)
+    sys.exit(error.exit_code)

@@ -107,6 +107,8 @@ def bench(target: str, as_json: bool, output: Path | None, **options: Any) -> No
 
     from shuntserve_core.bench.report import summary, write_csv
 
+    if output is not None:
+        write_csv(output, ())  # an hour's load must not end in a folder that is not there
     results = asyncio.run(_run(_url(target), options, quiet=as_json))
     if output is not None:
         write_csv(output, results)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shuntserve_core.errors import UserError
 from shuntserve_core.files import private_dir, write_private
 
 if TYPE_CHECKING:
@@ -44,5 +45,9 @@ def _announcements() -> Path:
 
 def default_state_root() -> Path:
     """Where clusters without a `state_dir` of their own are kept."""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        remedy = "set HOME or XDG_STATE_HOME, or give serve.state_dir"
+        raise UserError("this user has no home directory", remedy=remedy) from error
     return Path(base) / "shuntserve"
