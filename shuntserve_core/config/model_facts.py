@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.folders import refuse_odd_folder
 from shuntserve_core.foreign import parse_json, read_bytes, whole_number
 from shuntserve_core.peculiar import experts_of
 from shuntserve_core.quantization import (
@@ -71,6 +72,7 @@ def facts_from_directory(
 ) -> dict[str, Any]:
     """`ModelSpec` fields from a directory with a Hugging Face `config.json`; see `facts_of`."""
     file = directory / "config.json"
+    refuse_odd_folder(directory, weights=False)
     try:
         config = parse_json(read_bytes(file))
     except OSError as error:

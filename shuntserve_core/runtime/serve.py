@@ -21,6 +21,7 @@ from shuntserve_core.config.serving import SpotTable
 from shuntserve_core.config.suited import refuse_unsuited
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.files import open_log, own_dir
+from shuntserve_core.folders import refuse_tokenizer
 from shuntserve_core.interfaces.cloud import SpotSource
 from shuntserve_core.node.client import AgentClient
 from shuntserve_core.runtime.cluster import RunningCluster
@@ -74,12 +75,7 @@ def settings_of(config: Config) -> EngineSettings:
             remedy='add [weights] with store = "..." and model = "BASE/MODEL"',
         )
     directory = (config.file.parent / model_dir).resolve()
-    if not (directory / "tokenizer.json").is_file():
-        raise UserError(
-            f"{directory} has no tokenizer.json",
-            where=f"{where}: serve.model_dir",
-            remedy="give the directory with config.json and tokenizer.json",
-        )
+    refuse_tokenizer(directory, f"{where}: serve.model_dir")
     refuse_unsuited(config)
     if engine.needs_weights and weights:
         store_url = _store_url(config, weights.store)

@@ -17,6 +17,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.folders import refuse_odd_folder
 from shuntserve_core.foreign import (
     MOST_JSON_BYTES,
     file_inside,
@@ -100,10 +101,15 @@ class SafetensorsDirectory:
     @cached_property
     def files(self) -> dict[str, bytes]:
         """The copied files that are there.  Raises `UserError` without a `config.json`."""
+        refuse_odd_folder(self._directory, weights=True)
         there = [name for name in COPIED if (self._directory / name).is_file()]
         found = {name: read_bytes(file_inside(self._directory, name)) for name in there}
         if "config.json" not in found:
-            raise UserError("there is no config.json", where=str(self._directory))
+            raise UserError(
+                "there is no config.json",
+                where=str(self._directory),
+                remedy="name the folder of a model, with config.json and its safetensors files",
+            )
         return found
 
     @cached_property
@@ -159,6 +165,7 @@ class SafetensorsDirectory:
 
     @cached_property
     def _paths(self) -> list[Path]:
+        refuse_odd_folder(self._directory, weights=True)
         index = self._directory / INDEX
         names = (
             _names_in(file_inside(self._directory, INDEX))
@@ -169,7 +176,9 @@ class SafetensorsDirectory:
         missing = [path.name for path in paths if not path.is_file()]
         if missing or not paths:
             what = f"{', '.join(missing)} missing" if missing else "there are no safetensors files"
-            raise UserError(what, where=str(self._directory))
+            raise UserError(
+                what, where=str(self._directory), remedy="download the checkpoint again"
+            )
         return paths
 
     @property
