@@ -44,6 +44,8 @@ class Site:
     """The OpenAPI document."""
     salt_secret: bytes | None = None
     """Makes each key's `cache_salt`; None where keys share cached prompts."""
+    keep_alive_seconds: float = 0.0
+    """Silence of a stream after which a comment is sent; 0: never."""
     draining: bool = False
     abort: set[Callable[[ApiError], None]] = field(factory=set)
     """Enders of the generations under way."""

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 
 from attrs import define, evolve, field
+from attrs.validators import ge
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.frontdoor import Backend
@@ -48,6 +49,9 @@ class OpenAIFrontDoor:
     """Keys that clients must present; none lets everybody in."""
     limits: Limits = field(factory=Limits)
     """Sizes, times and connections."""
+    keep_alive_seconds: float = field(default=5.0, validator=ge(0))
+    """A stream on which nothing was sent for so long carries a comment, so that proxies do not cut
+    it while it waits; what fails later is an event of the stream, no HTTP status.  0: never."""
     open_metrics: bool = False
     """Whether `/metrics` needs no key."""
     share_prefixes: bool = False
@@ -92,6 +96,7 @@ class OpenAIFrontDoor:
             int(time.time()),
             document(with_keys=bool(keys)),
             None if self.share_prefixes else secrets.token_bytes(32),
+            self.keep_alive_seconds,
         )
         origins = frozenset(self.cors_origins)
         names = {socket.gethostname(), self.host, *self.allowed_hosts}

@@ -236,7 +236,8 @@ async def _whole(call: Call, work: Work, renderer: Renderer) -> web.StreamRespon
 
 
 async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
-    stream = EventStream(call.request, {"X-Request-Id": call.request_id, **call.cors})
+    headers = {"X-Request-Id": call.request_id, **call.cors}
+    stream = EventStream(call.request, headers, call.site.keep_alive_seconds)
     begun: set[Choice] = set()
 
     def emit(choice: Choice, delta: Delta) -> None:
@@ -250,10 +251,13 @@ async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamRespo
         elif events:
             stream.send(events)
 
-    generation = Generation(call, work, emit)
-    await _run(call, work, generation)
+    try:
+        generation = Generation(call, work, emit)
+        await _run(call, work, generation)
+    finally:
+        stream.close()
     if generation.error is not None:
-        if not begun:
+        if not stream.started:
             raise generation.error
         call.log["error"] = generation.error.code
         stream.end(b"data: " + generation.error.body() + b"\n\n")

@@ -2,7 +2,8 @@
 
 A stream is one HTTP response in chunked coding.  Events that come within one turn of the event loop
 leave in one write, and no task or queue stands between an engine's step and the socket.  The
-response's head leaves with the first event, so that what fails before is an ordinary error.
+response's head leaves with the first event, or with a comment where none comes for a while, so that
+what fails before is an ordinary error.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 DONE = b"data: [DONE]\n\n"
+_COMMENT = b": waiting\n\n"
+"""Ignored by every reader of events; proxies cut connections on which nothing comes."""
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
 class EventStream(web.StreamResponse):
     """A response of events; `send` from any callback on the loop, then `end` once."""
 
-    def __init__(self, request: web.BaseRequest, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, request: web.BaseRequest, headers: Mapping[str, str], silence: float = 0.0
+    ) -> None:
+        """After `silence` seconds without an event a comment is sent; 0 sends none."""
         super().__init__(headers=headers)
         self._request = request
         self._loop = asyncio.get_running_loop()
@@ -31,6 +37,10 @@ class EventStream(web.StreamResponse):
         self.started = False
         """Whether anything was written."""
         self.ended = False
+        self._silence = silence
+        self._sent_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch(silence)
         self._keep_alive = request.keep_alive and self._chunked_coding
 
     def send(self, events: bytes) -> None:
@@ -39,6 +49,27 @@ class EventStream(web.StreamResponse):
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+
+    def _watch(self, seconds: float) -> None:
+        """Look after so many seconds whether anything was sent: one timer, however many events."""
+        if self._silence:
+            self._timer = self._loop.call_later(seconds, self._on_timer)
+
+    def _on_timer(self) -> None:
+        transport = self._request.transport
+        if self.ended or transport is None or transport.is_closing():
+            return
+        left = self._sent_at + self._silence - self._loop.time()
+        if left <= 0:
+            if not transport.get_write_buffer_size():  # else the client has enough to read
+                self.send(_COMMENT)
+            left = self._silence
+        self._watch(left)
+
+    def close(self) -> None:
+        """Send no more comments; whoever opened it closes it, whatever came of it."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def end(self, events: bytes = b"") -> None:
         """Send the last events and complete the response."""
@@ -60,6 +91,7 @@ class EventStream(web.StreamResponse):
         if not self.started:
             self.started = True
             events = self._head() + events
+        self._sent_at = self._loop.time()
         transport.write(events)
 
     def _head(self) -> bytes:
