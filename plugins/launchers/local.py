@@ -25,6 +25,7 @@ from shuntserve_core.errors import UserError
 from shuntserve_core.files import file_name, open_log, private_dir, write_private
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.node.devices import cuda_trouble
+from shuntserve_core.surfaces import AGENTS, ENGINES, RANKS, STORES
 
 _START_SECONDS = 30.0
 _END_SECONDS = 10.0
@@ -108,9 +109,8 @@ class LocalLauncher:
         """Agents listen on loopback; engines and stores on what agents give them."""
         nodes = self._state_dir / "nodes"
         return [
-            f"node agents: 127.0.0.1, a secret each in {nodes}",
-            "tensor stores: Unix sockets in a directory of this user alone",
-            "engines: 127.0.0.1; links want a secret, traffic between ranks has none",
+            AGENTS.line(detail=f"a secret each in {nodes}"),
+            *(one.line() for one in (STORES, ENGINES, RANKS)),
         ]
 
     async def terminate(self, node: str) -> None:

@@ -24,6 +24,7 @@ from shuntserve_core.errors import UserError
 from shuntserve_core.files import file_name, open_log, private_dir, write_private
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.node.processes import die_with_parent
+from shuntserve_core.surfaces import AGENTS, ENGINES, RANKS, RAY, STORES
 
 _NAMESPACE = "shuntserve"
 _END_SECONDS = 10.0
@@ -123,11 +124,8 @@ class RayLauncher:
 
     def security_posture(self) -> list[str]:
         """What listens on every machine."""
-        return [
-            "node agents: each machine's own address, a secret each; no TLS",
-            "Ray: many ports on every machine, a token (RAY_AUTH_MODE=token); no TLS by default",
-            "engines: links want a secret; traffic between ranks has none: use a private network",
-        ]
+        own = "each machine's own address; use a private network"
+        return [*(one.line(own) for one in (AGENTS, ENGINES, RANKS)), STORES.line(), RAY.line()]
 
     def _file(self, node: str) -> Path:
         return private_dir(self._state_dir / "nodes") / f"{file_name(node)}.json"

@@ -33,6 +33,7 @@ from shuntserve_core.runtime.manager import Manager
 from shuntserve_core.runtime.places import state_dir_of
 from shuntserve_core.runtime.run import PipelineRun
 from shuntserve_core.runtime.waiting import Announcer
+from shuntserve_core.surfaces import CONTROL
 from shuntserve_core.types import Cluster, Placement
 from shuntserve_core.weights.agreement import refuse_other_model
 
@@ -223,7 +224,7 @@ class _Server:
                 background += map(asyncio.create_task, self._listeners())
                 security = (
                     *self._frontdoor.security_posture(),
-                    f"control: {control_url}, loopback only, secret in {self._state_dir}",
+                    CONTROL.line(f"{control_url}, loopback only", f"secret in {self._state_dir}"),
                     *self._launcher.security_posture(),
                 )
                 warning = copies_warning(self._cluster.runs.values(), settings.model.dtype)

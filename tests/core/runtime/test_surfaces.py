@@ -8,9 +8,31 @@ import stat
 from pathlib import Path
 
 import psutil
+import pytest
+import torch
 
+from shuntserve_core.surfaces import (
+    AGENTS,
+    CONTROL,
+    ENGINES,
+    FRONT_DOOR,
+    RANKS,
+    STORES,
+    SURFACES,
+    table,
+)
+from shuntserve_core.testing.chaos.client import ask
+from shuntserve_core.testing.chaos.cluster import Served, serving
+from shuntserve_core.testing.chaos.requests import Asked
+from shuntserve_core.testing.listening import listening
+from shuntserve_core.testing.models import write_tokenizer
 from shuntserve_plugins.launchers.local import LocalLauncher
+from shuntserve_plugins.launchers.ray import RayLauncher
+from tests.core.runtime.test_chaos import EMBEDDED
 from tests.core.runtime.test_cluster import cluster
+from tests.plugins.engines.embedded.models import build
+
+ROOT = Path(__file__).parents[3]
 
 
 def processes(state_dir: Path) -> list[psutil.Process]:
@@ -24,41 +46,72 @@ def processes(state_dir: Path) -> list[psutil.Process]:
     return list(found.values())
 
 
-async def test_a_cluster_listens_where_it_says_and_keeps_its_files_to_itself(
-    tmp_path: Path,
-) -> None:
-    async with cluster(tmp_path) as served:
-        await served.status()
-        everyone = processes(tmp_path / "state")
-        assert len(everyone) >= 7  # control plane, five agents, an engine at least
-        doors, sockets = set(), set()
-        for process in everyone:
-            for one in process.net_connections("tcp"):
-                if one.status == psutil.CONN_LISTEN:
-                    doors.add(one.laddr.ip)
-            for one in process.net_connections("unix"):
-                if one.laddr:
-                    sockets.add(Path(one.laddr))
-        logs = [*(tmp_path / "state").rglob("*.log"), *(tmp_path / "state").rglob("agent.json")]
-        run_dirs = {
-            Path(words[words.index("--run-dir") + 1])
-            for process in everyone
-            if "--run-dir" in (words := process.cmdline())
-        }
-        private = [mode(path) for folder in run_dirs for path in (folder, folder.parent)]
-        logs += [log for folder in run_dirs for log in folder.glob("*.log")]
-        modes = {str(log): mode(log) for log in logs}
-    said = "\n".join(LocalLauncher().security_posture())
-    assert doors == {"127.0.0.1"}
-    assert "node agents: 127.0.0.1" in said
-    assert "engines: 127.0.0.1" in said
-    assert "tensor stores: Unix sockets in a directory of this user alone" in said
+async def check(served: Served, state_dir: Path, least: int) -> None:
+    """Nothing listens but what the launcher says, and files are for their user alone."""
+    await served.status()
+    everyone = processes(state_dir)
+    assert len(everyone) >= least
+    doors, sockets = listening(everyone)
+    run_dirs = {
+        Path(words[words.index("--run-dir") + 1])
+        for process in everyone
+        if "--run-dir" in (words := process.cmdline())
+    }
+    private = [mode(path) for folder in run_dirs for path in (folder, folder.parent)]
+    logs = [*state_dir.rglob("*.log"), *state_dir.rglob("agent.json")]
+    logs += [log for folder in run_dirs for log in folder.glob("*.log")]
+    modes = {str(log): mode(log) for log in logs}
+    said = LocalLauncher().security_posture()
+    assert [line.partition(":")[0] for line in said] == [
+        one.name for one in (AGENTS, STORES, ENGINES, RANKS)
+    ]
+    for one in (AGENTS, ENGINES, RANKS, CONTROL, FRONT_DOOR):
+        assert doors == {one.where}
     for path in sockets:
         assert path.parent in run_dirs, path
-    assert len(run_dirs) == 5
+    assert len(run_dirs) == len(list(state_dir.glob("nodes/*/agent.json")))
     assert set(private) == {0o700}
-    assert len(modes) >= 10
+    assert len(modes) >= 2 * len(run_dirs)
     assert set(modes.values()) == {0o600}, modes
+
+
+async def test_simulated_engines_listen_where_the_cluster_says(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as served:
+        await check(served, tmp_path / "state", 7)  # control plane, five agents, an engine
+
+
+@pytest.mark.timeout(240)
+async def test_embedded_engines_and_stores_listen_where_the_cluster_says(tmp_path: Path) -> None:
+    model = build("llama", tmp_path, torch.float16)
+    write_tokenizer(model.directory, vocab_size=1100)
+    config = tmp_path / "cluster.toml"
+    config.write_text(EMBEDDED.format(name=model.name))
+    async with serving(config, tmp_path / "state", tmp_path / "serve.log") as served:
+        answer = await ask(served.session, served.url, asked("llama"))
+        assert answer.done, answer.error
+        await check(served, tmp_path / "state", 9)  # stores beside agents, and two ranks
+
+
+def asked(model: str) -> Asked:
+    body = {"model": model, "prompt": [5, 6, 7], "max_tokens": 4, "stream": True}
+    return Asked("few", "/v1/completions", body)
+
+
+def test_the_manual_has_the_table_that_serve_prints_from() -> None:
+    page = (ROOT / "docs/how-to/secure.md").read_text()
+    assert table() in page
+    said = [*LocalLauncher().security_posture(), *RayLauncher().security_posture(), CONTROL.line()]
+    said_of = {line.partition(":")[0] for line in said} | {FRONT_DOOR.name}
+    assert said_of == {one.name for one in SURFACES}
+    for one in SURFACES:
+        assert one is FRONT_DOOR or any(line.endswith(one.leaves) for line in said), one
+
+
+def test_there_is_a_way_to_report_holes() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    for heading in ("Supported versions", "How to report a hole", "What is not protected"):
+        assert f"## {heading}" in text
+    assert "docs/how-to/secure.md" in text
 
 
 def mode(path: Path) -> int:

@@ -10,8 +10,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
+from shuntserve_core.testing.listening import listening
 from shuntserve_core.weights.quickstart import make_model_directory
 from shuntserve_plugins.engines.vllm.engine import Vllm, WorkerSpec, shares_memory
 from tests.plugins.engines.embedded.forked import TemplateForTests
@@ -43,6 +45,9 @@ async def _agrees(
         async with serving(launch_of(model, layers, degrees, stores), template) as (engine, link):
             outputs = await together(link, requests)
             shared = shared_memory(engine)
+            doors, unix = listening(map(psutil.Process, (rank.pid for rank in engine.ranks)))
+    assert doors == {"127.0.0.1"}  # where the ranks' launch says
+    assert not unix
     for request, output in zip(requests, outputs, strict=True):
         assert len(output.tokens) == tokens
         assert expected.agrees(request, output)
