@@ -28,7 +28,7 @@ from shuntserve_core.runtime import (
     run,
 )
 from shuntserve_core.runtime.cluster import RunningCluster
-from shuntserve_core.runtime.dispatcher import Dispatcher
+from shuntserve_core.runtime.dispatcher import KILLS_ENGINES, Dispatcher
 from shuntserve_core.runtime.launches import EngineSettings
 from shuntserve_core.runtime.manager import Manager
 from shuntserve_core.runtime.serve import place
@@ -37,7 +37,7 @@ from shuntserve_core.types.spot import SpotEvent
 from shuntserve_plugins.balancers.weighted import WeightedRoundRobin
 from tests.core.runtime.clusters import tiny_config
 from tests.core.runtime.fake_links import Listener, journal_of
-from tests.core.runtime.fake_world import FakeAgent, World
+from tests.core.runtime.fake_world import FakeAgent, FakeEngine, World
 from tests.core.runtime.virtual_time import EPOCH, run_virtually
 
 NODES = ("big#0", "big#1", "small#0", "small#1", "small#2")
@@ -106,12 +106,20 @@ class Rig:
         return "\n".join([*lines, *map(str, list(self.cluster.history)[-30:])])
 
 
+LENGTH = 512
+"""Tokens of the longest sequence."""
 Step = Callable[[Rig], Awaitable[None]]
 
 
-def rig_of(config: Config, world: World) -> Rig:
-    settings = EngineSettings(world, "fake", config.model, "model", 512, 8, 4096)
-    dispatcher = Dispatcher(WeightedRoundRobin(), queue=10_000, queue_seconds=1e6, max_length=512)
+def rig_of(config: Config, world: World, max_losses: int) -> Rig:
+    settings = EngineSettings(world, "fake", config.model, "model", LENGTH, 8, 4096)
+    dispatcher = Dispatcher(
+        WeightedRoundRobin(),
+        queue=10_000,
+        queue_seconds=1e6,
+        max_length=LENGTH,
+        max_losses=max_losses,
+    )
     running = RunningCluster(
         config,
         settings,
@@ -122,9 +130,9 @@ def rig_of(config: Config, world: World) -> Rig:
     return Rig(config, world, running, Manager(running), dispatcher)
 
 
-async def live(config: Config, world: World, story: Step) -> Rig:
+async def live(config: Config, world: World, story: Step, max_losses: int) -> Rig:
     """Start, let the story happen, calm down, check, and close."""
-    rig = rig_of(config, world)
+    rig = rig_of(config, world, max_losses)
     logging.getLogger("shuntserve_core").addHandler(rig.errors)
     try:
         placement, spares = place(config)
@@ -169,7 +177,7 @@ class Stage:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def play(self, *steps: Step) -> Rig:
+    def play(self, *steps: Step, max_losses: int = 3) -> Rig:
         async def story(rig: Rig) -> None:
             for step in steps:
                 await step(rig)
@@ -177,7 +185,7 @@ class Stage:
         world = World()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run.LinkClient, "connect", world.connect)
-            return run_virtually(live(self.config, world, story), patch, MODULES)
+            return run_virtually(live(self.config, world, story, max_losses), patch, MODULES)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +268,62 @@ STEPS = st.one_of(
 )
 @given(st.lists(STEPS, min_size=3, max_size=25))
 def test_any_order_of_events_ends_well(stage: Stage, steps: list[Step]) -> None:
-    stage.play(ask(100), ask(150), *steps)
+    # Engines are killed at random, so that one request may well be there each time.
+    stage.play(ask(100), ask(150), *steps, max_losses=1000)
+
+
+async def engine_of(rig: Rig, request: str) -> FakeEngine:
+    """The engine that has a request, once one has."""
+    for _ in range(1000):
+        for engine in rig.world.engines.values():
+            if engine.alive and engine.link is not None and request in engine.link.open:
+                return engine
+        await asyncio.sleep(0.1)
+    raise AssertionError(rig.picture())
+
+
+def test_a_request_is_given_up_when_its_engines_end_on_nodes_that_are_well(stage: Stage) -> None:
+    async def pill(rig: Rig) -> None:
+        rig.ask(400)
+        client = rig.clients.pop()
+        for _ in range(3):
+            assert client.outcome is None
+            engine = await engine_of(rig, client.journal.id)
+            await asyncio.sleep(1.0)
+            rig.world.kill_engine(engine.launch.engine_id)
+        await asyncio.sleep(1.0)
+        assert client.journal.code == KILLS_ENGINES
+        assert rig.errors.said.pop().startswith("request 'r0' given up")
+
+    stage.play(pill, wait(60.0), ask(20))
+
+
+@pytest.mark.parametrize("how", ["vanishes", "is taken", "shuts down", "is noticed"])
+def test_losses_of_nodes_are_held_against_nobody(stage: Stage, how: str) -> None:
+    """A node's engines end before anybody knows that the node does."""
+
+    async def lose(rig: Rig) -> None:
+        rig.ask(500)
+        for _ in range(5):
+            engine = await engine_of(rig, "r0")
+            await asyncio.sleep(1.0)
+            node = min(engine.wanted)
+            if how == "shuts down":
+                rig.world.kill_engine(engine.launch.engine_id)
+                await asyncio.sleep(2.0)
+            if how == "is taken":
+                rig.tell(node, "lost")
+            elif how == "is noticed":
+                rig.tell(node, "notice", 100.0)
+                rig.world.kill_engine(engine.launch.engine_id)
+            else:
+                rig.world.kill(node)
+            await asyncio.sleep(3.0)
+            rig.tell(node, "restored")
+        assert rig.dispatcher.counters.given_up == 0
+
+    rig = stage.play(lose)
+    assert rig.dispatcher.counters.migrated["unplanned"] == 5
 
 
 def test_the_last_nodes_are_no_spares(stage: Stage) -> None:
