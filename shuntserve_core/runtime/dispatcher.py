@@ -385,19 +385,26 @@ class Dispatcher:
         for case in self._suspects.confined():
             if case.lane is not None and not self._lanes.suits(case.lane, case):
                 case.release()
+            self._call_back(case)
             lane = case.lane or self._lanes.keep_for(case)
-            for flight in case.running():
-                if flight.lane is not lane and self._may_move(flight):
-                    self._move(flight)
             if lane is None:
                 continue
             for flight in lane.others(case):
                 if self._may_move(flight) and self._lanes.could_move(flight, self._clock.time()):
                     self._move(flight)
                     self._try(flight)
+            self._call_back(case)
             for flight in case.waiting():
                 if self._waits(flight):
                     self._try(flight)
+
+    def _call_back(self, case: Case) -> None:
+        """Have those of a case wait that run elsewhere than they should, or beside others."""
+        for flight in case.running():
+            lane = flight.lane
+            astray = lane is not None and (lane is not case.lane or lane.others(case))
+            if astray and self._may_move(flight):
+                self._move(flight)
 
     def _may_move(self, flight: Flight) -> bool:
         """Whether a request that runs could go on anywhere else, and has need to."""

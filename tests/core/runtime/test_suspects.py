@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import pytest
 from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shuntserve_core.runtime.dispatcher import KILLS_ENGINES, UNEXPLAINED_SECONDS
+from shuntserve_core.interfaces.balancer import Candidate
+from shuntserve_core.runtime.dispatcher import KILLS_ENGINES, UNEXPLAINED_SECONDS, Dispatcher
 from shuntserve_core.runtime.suspects import Cause
-from tests.core.runtime.fake_links import Listener, journal_of
+from tests.core.runtime.fake_links import ALL, Listener, journal_of
 from tests.core.runtime.test_dispatcher import Bench
 
 
@@ -155,12 +157,12 @@ def test_on_the_only_pipeline_others_finish_first_and_new_ones_wait() -> None:
         crash(bench, f"e{number}")
     bench.submit("r")
     bench.add("a", capacity=2)
+    bench.clock.advance(1000)
     bench.submit("later")
     assert (bench.at("r"), bench.at("pill"), bench.at("later")) == ("a", "", "")
     bench.links["a"].say("r", 1, "stop")
     assert bench.at("pill") == "a"
     assert bench.at("later") == ""
-    bench.clock.advance(1000)
     assert pill.outcome is None
     bench.links["a"].say("pill", 1, "stop")
     assert pill.outcome == "stop"
@@ -182,15 +184,60 @@ def test_choices_of_one_request_are_one_suspect() -> None:
 
 def test_choices_elsewhere_are_called_back_to_run_alone() -> None:
     bench = Bench(0)
-    for name in "abcd":
-        bench.add(name, capacity=1)
-    bench.submit("r")
+    bench.add("a", capacity=1)
+    bench.add("b", capacity=1)
+    bench.add("c", capacity=4)
     submit_group(bench, "pill", 3)
-    for index in range(2):
-        crash(bench, bench.at(f"pill-{index}"))
-    places = {bench.at(f"pill-{index}") for index in range(3)} - {""}
-    assert len(places) == 1
-    assert bench.at("r") not in places | {""}
+    bench.submit("r")
+    bench.submit("s")
+    assert bench.at("pill-2") == bench.at("r") == bench.at("s") == "c"
+    bench.links["c"].say("pill-2", 4)
+    crash(bench, "a")
+    crash(bench, "b")
+    assert [bench.at(f"pill-{index}") for index in range(3)] == ["", "", ""]
+    for name in "rs":
+        bench.links["c"].say(name, 1, "stop")
+    assert [bench.at(f"pill-{index}") for index in range(3)] == ["c", "c", "c"]
+    assert bench.links["c"].open["pill-2"][0].output == (0, 1, 2, 3)
+
+
+def test_nobody_is_given_up_for_a_loss_in_company() -> None:
+    """One that cannot be called back is there at a third loss with others."""
+    bench = Bench(0)
+    bench.add("a", capacity=1)
+    bench.add("b", capacity=1)
+    bench.add("c", capacity=4, features=ALL - {"resume"})
+    listeners = submit_group(bench, "pill", 3)
+    innocent = bench.submit("r")
+    assert bench.at("pill-2") == bench.at("r") == "c"
+    bench.links["c"].say("pill-2", 1)
+    for name in "abc":
+        crash(bench, name)
+    assert [listener.outcome for listener in listeners] == [None] * 3
+    bench.add("d", capacity=4)
+    while innocent.outcome is None:
+        bench.links["d"].say("r", 1, "stop")
+    crash(bench, "d")
+    assert {listener.journal.code for listener in listeners} == {KILLS_ENGINES}
+
+
+def test_those_that_were_there_together_are_spread_over_what_is_left() -> None:
+    class First:
+        def pick(self, candidates: Sequence[Candidate]) -> str:
+            return candidates[0].name
+
+        def forget(self, name: str) -> None:
+            """Nothing to forget."""
+
+    bench = Bench(0)
+    bench.dispatcher = Dispatcher(First(), clock=bench.clock)
+    bench.add("a", capacity=8)
+    for number in range(6):
+        bench.submit(f"r{number}")
+    bench.add("b", capacity=8)
+    bench.add("c", capacity=8)
+    crash(bench, "a")
+    assert [len(bench.links[name].open) for name in "bc"] == [3, 3]
 
 
 def test_the_log_says_what_it_was_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
