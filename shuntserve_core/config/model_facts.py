@@ -11,6 +11,7 @@ from typing import Any
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.folders import refuse_odd_folder
 from shuntserve_core.foreign import parse_json, read_bytes, whole_number
+from shuntserve_core.hub import out_of_reach, quietly
 from shuntserve_core.peculiar import experts_of
 from shuntserve_core.quantization import (
     part_left,
@@ -184,10 +185,12 @@ def _from_hub(name: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
             f'the facts of "{name}" do not come with shuntserve',
             remedy="pip install 'shuntserve[hub]' to fetch them, or " + did_you_mean(name, known),
         ) from None
+    why = out_of_reach()
     try:
-        file = huggingface_hub.hf_hub_download(name, "config.json")
+        with quietly():
+            file = huggingface_hub.hf_hub_download(name, "config.json", local_files_only=bool(why))
     except Exception as error:  # whatever the hub client raises: offline, no such model, gated
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = why or str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             f'cannot fetch config.json of "{name}" from the Hugging Face hub: {reason}',
             remedy=f"give path = a folder with its config.json, or {did_you_mean(name, known)}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.hub import out_of_reach, quietly
+from shuntserve_core.quantization import HF_QUANT_CONFIG
 from shuntserve_core.weights.manifest import Source
 from shuntserve_core.weights.sources.safetensors import COPIED, INDEX, SafetensorsDirectory
 
@@ -25,13 +27,16 @@ def download(
             where=repository,
             remedy="pip install 'shuntserve[hub]'",
         ) from error
+    why = out_of_reach(endpoint)
     try:
-        directory = snapshot_download(
-            repository,
-            revision=revision,
-            endpoint=endpoint,
-            allow_patterns=["*.safetensors", INDEX, *COPIED],
-        )
+        with quietly():
+            directory = snapshot_download(
+                repository,
+                revision=revision,
+                endpoint=endpoint,
+                allow_patterns=["*.safetensors", INDEX, HF_QUANT_CONFIG, *COPIED],
+                local_files_only=bool(why),
+            )
     except GatedRepoError as error:
         raise UserError(
             "the repository is gated", where=repository, remedy="ask for access, then set HF_TOKEN"
@@ -43,8 +48,11 @@ def download(
             remedy="correct the name, or set HF_TOKEN if it is private",
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = why or str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"cannot be fetched from the hub: {str(error).splitlines()[0]}", where=repository
+            f"cannot be fetched from the hub: {reason}",
+            where=repository,
+            remedy="name a folder with the checkpoint, or try again where the hub is in reach",
         ) from error
     # The cache keeps each revision in a directory that is named by its commit.
     commit = Path(directory).name

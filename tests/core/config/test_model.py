@@ -141,7 +141,7 @@ def test_the_hub_when_it_answers(
     tmp_path: Path, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = folder_with(tmp_path) / "config.json"
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, filename: str(file))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, filename, **_: str(file))
     assert load_config(write_config(model='[model]\nname="some/model"')).model.layers == 2
 
 
