@@ -29,6 +29,7 @@ from typing import cast
 import uvloop
 
 from shuntserve_core.journal import Journal
+from shuntserve_core.runtime.collecting import settle
 from shuntserve_core.testing.frontdoors import ScriptedBackend
 from shuntserve_core.testing.models import write_tokenizer
 from shuntserve_core.types.request import SamplingParams, StepOutput
@@ -58,7 +59,9 @@ def pin(core: int) -> None:
 async def serve_front_door(folder: str) -> None:
     pin(SERVER_CORE)
     door = OpenAIFrontDoor(port=0)
-    print(await door.start(ScriptedBackend(keep_journals=False), folder, "m"), flush=True)
+    url = await door.start(ScriptedBackend(keep_journals=False), folder, "m")
+    settle()  # as `shuntserve serve` does
+    print(url, flush=True)
     await asyncio.Event().wait()
 
 

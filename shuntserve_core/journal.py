@@ -48,8 +48,10 @@ class Journal:
     def record(self, step: StepOutput) -> None:
         """Add what an engine step produced."""
         self.output.extend(step.tokens)
-        self.logprobs.extend(step.logprobs)
-        self.prompt_logprobs.extend(step.prompt_logprobs)
+        if step.logprobs:
+            self.logprobs.extend(step.logprobs)
+        if step.prompt_logprobs:
+            self.prompt_logprobs.extend(step.prompt_logprobs)
         if step.finish is not None:
             self.finish, self.error = step.finish, step.error
 

@@ -24,6 +24,7 @@ from shuntserve_core.files import open_log, own_dir
 from shuntserve_core.folders import refuse_tokenizer
 from shuntserve_core.interfaces.cloud import SpotSource
 from shuntserve_core.node.client import AgentClient
+from shuntserve_core.runtime import collecting
 from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.control import ControlServer
 from shuntserve_core.runtime.dispatcher import Dispatcher
@@ -232,6 +233,7 @@ class _Server:
                     logger.warning(warning)
                 Announcer(self._cluster, on_change)
                 waits_for = self._cluster.waits_for
+                collecting.settle()
                 on_ready(Report(url, control_url, placement, spares, security, waits_for))
                 await stopped
             coming_up.cancel()

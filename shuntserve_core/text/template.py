@@ -99,7 +99,7 @@ class ChatTemplate:
 
         Raises `TemplateError`, and of that `OutOfBudget` where it takes too much.
         """
-        budget = copy.copy(budget)
+        budget = Budget(budget.steps, budget.characters)
         mark = ""
         if continue_final_message:
             messages, mark = _marked(messages)

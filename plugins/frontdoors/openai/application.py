@@ -103,6 +103,7 @@ class Application:
             else:
                 response = await self._dispatch(call, route)
         except ApiError as error:
+            error.__traceback__ = None  # has frames that have the error: a cycle
             response = error_response(error)
             call.log.setdefault("error", error.code or error.type)
         except (asyncio.CancelledError, ConnectionError):

@@ -99,6 +99,11 @@ class Choice:
         logprobs = output.logprobs[: len(shown)]
         self._emit(self, Delta(text, shown, logprobs, output.finish, output.error))
 
+    def release(self) -> None:
+        """Forget who listens; for an answer that has ended."""
+        self._emit = _ignore
+        self._on_stop = _ignore
+
     def _without_answer(self, output: StepOutput) -> None:
         self.finish = "error" if output.finish == "error" else "length"
         if output.finish is None:
@@ -140,6 +145,10 @@ class Choice:
         shown = output.tokens if self.prompt.scored else tokens
         logprobs = output.logprobs[: len(shown)]
         return Delta("".join(text), shown, logprobs, self.finish, output.error)
+
+
+def _ignore(*_: object) -> None:
+    """For what comes after the end."""
 
 
 @frozen(eq=False)

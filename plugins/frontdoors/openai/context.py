@@ -8,7 +8,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -186,22 +186,25 @@ class Call:
         except HTTPRequestEntityTooLarge:
             raise too_large from None
 
-    @contextmanager
-    def working(self, answers: int, prompt_tokens: int, reserved: int) -> Iterator[None]:
+    def working(
+        self, answers: int, prompt_tokens: int, reserved: int
+    ) -> AbstractContextManager[None]:
         """For as long as something is generated; raises `ApiError` where there is no room.
 
         `reserved` is the output that was asked for in so many words, of all answers together.
         """
+        if self.key is None:
+            return self.site.working()
+        return self._working_for(self.key, Stay(answers, reserved, self._produced), prompt_tokens)
+
+    @contextmanager
+    def _working_for(self, key: KeyUse, stay: Stay, prompt_tokens: int) -> Iterator[None]:
         with self.site.working():
-            if self.key is None:
-                yield
-                return
-            stay = Stay(answers, reserved, self._produced)
-            self.key.enter(self.started, stay, prompt_tokens)
+            key.enter(self.started, stay, prompt_tokens)
             try:
                 yield
             finally:
-                self.key.leave(stay)
+                key.leave(stay)
 
     def _produced(self) -> int:
         return self.produced()

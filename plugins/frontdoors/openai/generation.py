@@ -130,7 +130,14 @@ class Generation:
         if delta.finish == "error":
             self.fail(_failure(choice.journal, delta.error))
             return
-        self._measure(choice)
+        pace = self._paces[choice]
+        new = choice.counted - pace.tokens
+        if new:
+            now = time.perf_counter()
+            if pace.tokens:
+                self._latencies.more(pace, new, now)
+            else:
+                self._began(choice, pace, new, now)
         if delta.finish is not None:
             self._unfinished -= 1
             self._ended(choice, delta.finish)
@@ -138,14 +145,10 @@ class Generation:
         if not self._unfinished and not self._over.done():
             self._over.set_result(None)
 
-    def _measure(self, choice: Choice) -> None:
-        pace = self._paces[choice]
-        new = choice.counted - pace.tokens
-        if new:
-            now = time.perf_counter()
-            if self.first_at is None:
-                self.first_at = now
-            self._latencies.came(pace, len(choice.prompt.tokens), new, now)
+    def _began(self, choice: Choice, pace: Pace, new: int, now: float) -> None:
+        if self.first_at is None:
+            self.first_at = now
+        self._latencies.began(pace, len(choice.prompt.tokens), new, now)
 
     @property
     def complete(self) -> bool:
@@ -195,11 +198,24 @@ class Generation:
             for choice in list(self._paces):
                 self._ended(choice, "abort" if self.error is None else "error")
 
+    def release(self) -> None:
+        """Part from the choices: nothing comes of them any more, and objects that know each other
+        keep their memory until a garbage collection, which every stream waits for."""
+        produced = sum(choice.counted for choice in self.choices)
+        self._call.produced = lambda: produced
+        self._emit = _ignore
+        for choice in self.choices:
+            choice.release()
+
     def _ended(self, choice: Choice, reason: str) -> None:
         journal, pace = choice.journal, self._paces.pop(choice)
         most = journal.sampling.max_tokens
         wanted = Wanted(len(journal.prompt), most, self._answers, journal.waited)
         self._latencies.finish(pace, wanted, reason, time.perf_counter())
+
+
+def _ignore(_choice: Choice, _delta: Delta) -> None:
+    """For what comes after the end."""
 
 
 def _failure(journal: Journal, reason: str) -> ApiError:
@@ -271,6 +287,7 @@ async def _run(call: Call, work: Work, generation: Generation) -> None:
         await generation.wait()
     finally:
         _account(call, work, generation)
+        generation.release()
 
 
 def _account(call: Call, work: Work, generation: Generation) -> None:

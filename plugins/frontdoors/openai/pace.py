@@ -54,14 +54,17 @@ class Latencies:
         self.ended = dict.fromkeys(REASONS, 0)
         """Answers by why they ended."""
 
-    def came(self, pace: Pace, prompt: int, tokens: int, now: float) -> None:
-        """Tokens came for an answer to a prompt of so many tokens."""
-        if not pace.tokens:
-            pace.first = now
-            self.first_token.add(now - pace.arrived)
-            self.prompt_tokens += prompt
-        else:
-            self.between_tokens.add(now - pace.last)
+    def began(self, pace: Pace, prompt: int, tokens: int, now: float) -> None:
+        """The first tokens came of an answer to a prompt of so many tokens."""
+        pace.first = pace.last = now
+        pace.tokens = tokens
+        self.first_token.add(now - pace.arrived)
+        self.prompt_tokens += prompt
+        self.generation_tokens += tokens
+
+    def more(self, pace: Pace, tokens: int, now: float) -> None:
+        """Further tokens came."""
+        self.between_tokens.add(now - pace.last)
         pace.last = now
         pace.tokens += tokens
         self.generation_tokens += tokens

@@ -29,7 +29,7 @@ class EventStream(web.StreamResponse):
     ) -> None:
         """After `silence` seconds without an event a comment is sent; 0 sends none."""
         super().__init__(headers=headers)
-        self._request = request
+        self._transport = request.transport
         self._loop = asyncio.get_running_loop()
         self._chunked_coding = request.version >= HttpVersion11
         self._pending: list[bytes] = []
@@ -80,7 +80,7 @@ class EventStream(web.StreamResponse):
         if not self._flush_due:  # `write_eof` was first
             return
         self._flush_due = False
-        transport = self._request.transport
+        transport = self._transport
         events = b"".join(self._pending)
         self._pending.clear()
         if transport is None or transport.is_closing():
