@@ -56,7 +56,7 @@ class EventStream(web.StreamResponse):
             self._timer = self._loop.call_later(seconds, self._on_timer)
 
     def _on_timer(self) -> None:
-        transport = self._request.transport
+        transport = self._transport
         if self.ended or transport is None or transport.is_closing():
             return
         left = self._sent_at + self._silence - self._loop.time()
