@@ -45,7 +45,10 @@ def test_given_means_win_over_the_trace(tmp_path: Path, write_config: WriteConfi
         ("own.csv", b"# ours\nat,input_tokens,output_tokens\n1,30.0,5\n"),
         ("own.json", b'[{"at": 1, "input_tokens": 30, "output_tokens": 5}]'),
         ("lengths.csv", b"ContextTokens, GeneratedTokens\n30,5\n"),
-        ("azure.csv.gz", gzip.compress(b"TIMESTAMP,ContextTokens,GeneratedTokens\nt,30,5\n", mtime=0)),
+        (
+            "azure.csv.gz",
+            gzip.compress(b"TIMESTAMP,ContextTokens,GeneratedTokens\nt,30,5\n", mtime=0),
+        ),
     ],
 )
 def test_every_form_that_simulate_reads_is_read(
