@@ -8,8 +8,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import msgpack
-
 _HEADER = struct.Struct("<II")
 _FDS_A_MESSAGE = 250
 """Linux passes at most 253 descriptors at once."""
@@ -21,6 +19,8 @@ class Disconnected(Exception):
 
 def send(sock: socket.socket, message: Any, fds: Sequence[int] = ()) -> None:
     """Send one message and duplicates of `fds`.  Raises `Disconnected`."""
+    import msgpack  # who only plans has none
+
     body = msgpack.packb(message)
     try:
         sock.sendall(_HEADER.pack(len(body), len(fds)) + body)
@@ -50,6 +50,8 @@ def receive(sock: socket.socket) -> tuple[Any, list[int]]:
         for fd in fds:
             os.close(fd)
         raise Disconnected(str(error)) from error
+    import msgpack
+
     return msgpack.unpackb(body), fds
 
 
