@@ -82,14 +82,15 @@ def test_its_gpu_is_chosen_before_any_group_is_made(
     monkeypatch.setattr(
         ranks.dist, "init_process_group", lambda backend, **_: gpu.calls.append(("group", backend))
     )
-    monkeypatch.setattr(ranks, "_meet", lambda host, port: None)
+    monkeypatch.setattr(ranks, "read_plain", lambda: None)
+    monkeypatch.setattr(ranks, "listen_on", lambda host: None)
     rank: Any = object.__new__(ranks.Rank)
     place = SimpleNamespace(host="host", gpu=3, tp_rank=0)
     rank._spec = SimpleNamespace(launch=SimpleNamespace(ranks=[place]), rank=0)
-    rank._meeting, rank.config = None, None
+    rank._store, rank.config = None, None
     done = lambda *_: gpu.calls.append(("worker",))  # noqa: E731
     rank._worker = SimpleNamespace(init_worker=done, init_device=done, load_model=done)
-    rank._prepare(1)
+    rank._prepare("name")
     assert gpu.calls[:2] == [("set_device_index", 3), ("group", "nccl")]
     assert gpu.calls[2:] == [("worker",)] * 3
 
