@@ -102,10 +102,6 @@ async def survives(config: Path, directory: Path, campaign: Campaign) -> dict[st
     return report
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="logprobs that a stream reports can differ after a move: a known fault, to be mended",
-)
 async def test_embedded_engines(tmp_path: Path) -> None:
     model = build("llama", tmp_path, torch.float16)
     write_tokenizer(model.directory, vocab_size=1100)
