@@ -15,6 +15,7 @@ from typing import Any
 
 import cattrs
 import torch
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -76,8 +77,9 @@ def main() -> None:
     from shuntserve_plugins.engines.vllm.engine import WorkerSpec
     from shuntserve_plugins.engines.vllm.rank import PREPARE, Rank
 
-    rank = Rank(cattrs.structure(json.loads(sys.stdin.readline()), WorkerSpec))
-    rank.run(PREPARE, (rank.open_meeting(),), {})
+    spec = cattrs.structure(json.loads(sys.stdin.readline()), WorkerSpec)
+    rank = Rank(spec, HashStore())  # alone: there is nobody to meet
+    rank.run(PREPARE, ("peak",), {})
     runner = rank._worker.model_runner
     with Peak() as forward:
         _, last = runner._dummy_run(runner.max_num_tokens, is_profile=True)
