@@ -14,7 +14,7 @@ YOUNG = 20_000
 
 
 def settle() -> None:
-    """Exempt what is there now, which stays for good, and look less often at what comes."""
+    """Exempt the objects made so far, which stay for good, and collect new ones less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, *gc.get_threshold()[1:])

@@ -57,7 +57,7 @@ class Chunks:
         return fds
 
     def zero(self, chunks: Iterable[int]) -> None:
-        """Forget what is there, so that the next owner does not see it."""
+        """Zero them, so that the next owner does not see old data."""
         self._memory.zero([self._allocations[c] for c in chunks if c in self._allocations])
 
     def abandon(self, chunks: Iterable[int]) -> int:

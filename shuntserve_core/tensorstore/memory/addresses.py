@@ -84,7 +84,7 @@ class HostRange:
 
 
 def map_file(address: int, nbytes: int, fd: int, *, writable: bool) -> None:
-    """Map the beginning of a file at reserved addresses, in the place of what is there."""
+    """Map the beginning of a file at reserved addresses, in the place of earlier ones."""
     protection = _protection(writable=writable)
     _map(address, nbytes, protection, mmap.MAP_SHARED | _MAP_FIXED, fd)
 
