@@ -59,7 +59,9 @@ _ACTIONS = {
     "DeleteObjects": "s3:DeleteObject",
 }
 """What a policy must allow for an operation that has another name."""
-_RENEW = "get new ones (aws sso login, or a new session token) and try again: what was uploaded is kept"
+_RENEW = (
+    "get new ones (aws sso login, or a new session token) and try again: what was uploaded is kept"
+)
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or an instance role"
 
 

@@ -14,7 +14,7 @@ YOUNG = 20_000
 
 
 def settle() -> None:
-    """Exempt the objects made so far, which stay for good, and collect new ones less often."""
+    """Exempt the objects made so far, which stay, and look less often at new ones."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
