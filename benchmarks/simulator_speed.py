@@ -15,8 +15,8 @@ from pathlib import Path
 
 from attrs import evolve
 
-from shuntserve_core.cli.estimate import estimated, parse_pipeline
 from shuntserve_core.config import load_config
+from shuntserve_core.planning.written import estimate_pipelines, parse_pipeline
 from shuntserve_core.simulator.profile import VLLM, VLLM_0_8_1
 from shuntserve_core.simulator.result import Result
 from shuntserve_core.simulator.run import Setting, simulate
@@ -33,7 +33,9 @@ MEASURED = {"ShuntServe": 1.529, "even split": 1.072}
 
 
 def placement(name: str) -> Placement:
-    return estimated(CONFIG, "paper", [parse_pipeline(text, CONFIG) for text in PIPELINES[name]])
+    return estimate_pipelines(
+        CONFIG, [parse_pipeline(text, CONFIG) for text in PIPELINES[name]], "paper"
+    )
 
 
 def timed(place: Placement, requests: Requests, setting: Setting) -> tuple[Result, float]:

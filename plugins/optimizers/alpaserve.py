@@ -13,10 +13,10 @@ import numpy as np
 from attrs import field, frozen
 from attrs.validators import ge
 
-from shuntserve_core.fitting import explain_no_pipeline
 from shuntserve_core.interfaces.estimator import Floats, Ints
 from shuntserve_core.interfaces.optimizer import Problem
-from shuntserve_core.placing import build_placement, worth
+from shuntserve_core.planning.building import build_placement, worth
+from shuntserve_core.planning.refusal import explain_no_pipeline
 from shuntserve_core.types import Placement
 from shuntserve_plugins.optimizers.common import ROUNDING, Candidate, Pool, choose, parts, whole
 from shuntserve_plugins.optimizers.tables import StageTables, position

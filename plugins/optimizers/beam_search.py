@@ -11,9 +11,9 @@ from math import ceil, inf
 from attrs import evolve, field, frozen
 from attrs.validators import ge, in_
 
-from shuntserve_core.fitting import explain_no_pipeline
 from shuntserve_core.interfaces.optimizer import Problem
-from shuntserve_core.placing import build_placement
+from shuntserve_core.planning.building import build_placement
+from shuntserve_core.planning.refusal import explain_no_pipeline
 from shuntserve_core.types import Placement, Slo
 from shuntserve_plugins.optimizers.common import (
     FREE,

@@ -9,9 +9,9 @@ import numpy as np
 from attrs import frozen
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.fitting import explain_no_pipeline
 from shuntserve_core.interfaces.estimator import Floats, Ints
 from shuntserve_core.interfaces.optimizer import Problem
+from shuntserve_core.planning.refusal import explain_no_pipeline
 from shuntserve_core.types import InstanceType, Objective, StageKind
 
 Stages = tuple[tuple[StageKind, int], ...]

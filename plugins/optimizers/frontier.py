@@ -16,7 +16,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 
 from shuntserve_core.interfaces.estimator import Floats, Ints, Position
-from shuntserve_core.placing import slo_factor
+from shuntserve_core.planning.building import slo_factor
 from shuntserve_core.types import Slo
 from shuntserve_plugins.optimizers.common import FREE, Candidate, Pool
 from shuntserve_plugins.optimizers.tables import StageTables

@@ -10,7 +10,7 @@ import numpy as np
 
 from shuntserve_core.interfaces.estimator import Floats, Ints
 from shuntserve_core.interfaces.optimizer import Problem
-from shuntserve_core.placing import worth
+from shuntserve_core.planning.building import worth
 from shuntserve_plugins.optimizers.common import Candidate, Pool
 from shuntserve_plugins.optimizers.frontier import Limits, search
 from shuntserve_plugins.optimizers.tables import StageTables

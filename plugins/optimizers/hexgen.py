@@ -15,9 +15,9 @@ from attrs.validators import ge, in_
 from deap import base, tools
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.fitting import explain_no_pipeline
 from shuntserve_core.interfaces.optimizer import Problem
-from shuntserve_core.placing import build_placement
+from shuntserve_core.planning.building import build_placement
+from shuntserve_core.planning.refusal import explain_no_pipeline
 from shuntserve_core.types import Placement
 from shuntserve_plugins.optimizers.common import Candidate, Pool, choose, halves, whole
 from shuntserve_plugins.optimizers.groups import Group, Groups, Units

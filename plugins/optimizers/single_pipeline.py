@@ -7,9 +7,9 @@ import time
 import numpy as np
 from attrs import frozen
 
-from shuntserve_core.fitting import explain_no_pipeline
 from shuntserve_core.interfaces.optimizer import Problem
-from shuntserve_core.placing import build_placement, worth
+from shuntserve_core.planning.building import build_placement, worth
+from shuntserve_core.planning.refusal import explain_no_pipeline
 from shuntserve_core.types import Placement
 from shuntserve_plugins.optimizers.common import Candidate, Pool, choose
 from shuntserve_plugins.optimizers.tables import StageTables

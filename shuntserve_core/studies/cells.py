@@ -143,10 +143,10 @@ def make_placement(job: PlacementJob) -> dict[str, Any]:
     try:
         config = load_config(job.config)
         if job.pipelines:
-            from shuntserve_core.cli.estimate import estimated, parse_pipeline
+            from shuntserve_core.planning.written import estimate_pipelines, parse_pipeline
 
             chosen = [parse_pipeline(text, config) for text in job.pipelines]
-            placement = estimated(config, job.estimator, chosen)
+            placement = estimate_pipelines(config, chosen, job.estimator)
         else:
             placement = place(config, job.optimizer, job.estimator)
         return placement_to_json(placement, config.workload)

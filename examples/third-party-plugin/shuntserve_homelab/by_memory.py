@@ -9,7 +9,7 @@ from attrs.validators import ge
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.optimizer import Problem
-from shuntserve_core.placing import build_placement
+from shuntserve_core.planning.building import build_placement
 from shuntserve_core.types import Placement, StageKind
 
 

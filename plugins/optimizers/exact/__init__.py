@@ -11,9 +11,9 @@ from attrs import field, frozen
 from attrs.validators import ge, gt
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.fitting import explain_no_pipeline
 from shuntserve_core.interfaces.optimizer import Problem
-from shuntserve_core.placing import build_placement, stage_kinds
+from shuntserve_core.planning.building import build_placement, stage_kinds
+from shuntserve_core.planning.refusal import explain_no_pipeline
 from shuntserve_core.types import Placement
 from shuntserve_plugins.optimizers.exact.answer import Answer
 from shuntserve_plugins.optimizers.exact.objectives import search

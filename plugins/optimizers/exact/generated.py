@@ -14,7 +14,7 @@ import numpy as np
 from attrs import define, field
 
 from shuntserve_core.interfaces.estimator import Floats, Ints
-from shuntserve_core.placing import worth
+from shuntserve_core.planning.building import worth
 from shuntserve_plugins.optimizers.common import Stages
 from shuntserve_plugins.optimizers.exact.columns import Columns
 from shuntserve_plugins.optimizers.exact.costs import Costs

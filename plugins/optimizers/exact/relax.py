@@ -16,7 +16,7 @@ from attrs import frozen
 from numpy.lib.stride_tricks import sliding_window_view
 
 from shuntserve_core.interfaces.estimator import BoundEstimator, Floats, Ints
-from shuntserve_core.placing import slo_factor
+from shuntserve_core.planning.building import slo_factor
 from shuntserve_core.types import Slo
 from shuntserve_plugins.optimizers.exact.costs import FIRST, ONLY, DepthCosts
 

@@ -15,7 +15,7 @@ import numpy as np
 from attrs import frozen
 
 from shuntserve_core.interfaces.estimator import Floats, Ints
-from shuntserve_core.placing import slo_factor
+from shuntserve_core.planning.building import slo_factor
 from shuntserve_core.types import Slo
 from shuntserve_plugins.optimizers.exact.bottleneck import (
     Shares,

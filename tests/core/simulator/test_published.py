@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shuntserve_core.cli.estimate import estimated, parse_pipeline
 from shuntserve_core.config import Config, load_config
+from shuntserve_core.planning.written import estimate_pipelines, parse_pipeline
 from shuntserve_core.simulator.profile import VLLM_0_8_1
 from shuntserve_core.simulator.recovery import Recovery
 from shuntserve_core.simulator.result import Result
@@ -38,7 +38,7 @@ def trace() -> Requests:
 
 def run(config: Config, name: str, requests: Requests, setting: Setting) -> Result:
     chosen = [parse_pipeline(text, config) for text in PIPELINES[name]]
-    return simulate(config, estimated(config, "paper", chosen), requests, setting)
+    return simulate(config, estimate_pipelines(config, chosen, "paper"), requests, setting)
 
 
 def test_the_workload_is_the_published_one(trace: Requests) -> None:

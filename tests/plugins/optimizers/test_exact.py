@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.estimator import Estimator
 from shuntserve_core.interfaces.optimizer import Optimizer, Problem
-from shuntserve_core.placing import build_placement, stage_kinds, worth
+from shuntserve_core.planning.building import build_placement, stage_kinds, worth
 from shuntserve_core.registry import Registry
 from shuntserve_core.types import (
     Cluster,

@@ -6,8 +6,8 @@ import pytest
 from attrs import evolve
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.fitting import explain_no_pipeline
 from shuntserve_core.interfaces.optimizer import Problem
+from shuntserve_core.planning.refusal import explain_no_pipeline
 from shuntserve_core.types import Cluster, Objective, Slo
 from shuntserve_plugins.optimizers.beam_search import BeamSearch
 from tests.plugins.optimizers.problems import LLAMA, QWEN, published
