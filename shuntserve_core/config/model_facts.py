@@ -11,7 +11,7 @@ from typing import Any
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.folders import refuse_odd_folder
 from shuntserve_core.foreign import parse_json, read_bytes, whole_number
-from shuntserve_core.hub import out_of_reach, quietly
+from shuntserve_core.hub import Asked, HubError, fetch
 from shuntserve_core.peculiar import experts_of
 from shuntserve_core.quantization import (
     part_left,
@@ -179,24 +179,20 @@ def _quantised(
 
 def _from_hub(name: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
-        import huggingface_hub
-    except ImportError:
+        folder = fetch(Asked(name, patterns=("config.json",)))
+    except HubError as error:
         raise UserError(
-            f'the facts of "{name}" do not come with shuntserve',
-            remedy="pip install 'shuntserve[hub]' to fetch them, or " + did_you_mean(name, known),
-        ) from None
-    why = out_of_reach()
-    try:
-        with quietly():
-            file = huggingface_hub.hf_hub_download(name, "config.json", local_files_only=bool(why))
-    except Exception as error:  # whatever the hub client raises: offline, no such model, gated
-        reason = why or str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f'cannot fetch config.json of "{name}" from the Hugging Face hub: {reason}',
-            remedy=f"give path = a folder with its config.json, or {did_you_mean(name, known)}",
+            f'cannot fetch config.json of "{name}" from the Hugging Face hub: {error.message}',
+            remedy=f"{error.remedy}, or give path = a folder with its config.json; "
+            f"{did_you_mean(name, known)}",
         ) from error
     try:
-        config = parse_json(read_bytes(Path(file)))
+        config = parse_json(read_bytes(folder / "config.json"))
+    except OSError as error:
+        raise UserError(
+            f'there is no config.json of "{name}" in {folder}',
+            remedy="give path = a folder with one, or the facts (layers, hidden, ...) in [model]",
+        ) from error
     except ValueError as error:
         raise UserError(f'config.json of "{name}" is not valid JSON: {error}') from error
     if not isinstance(config, dict):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shuntserve_core.config import load_config
+from shuntserve_core.config import load_config, model_facts
 from shuntserve_core.config.model_facts import bundled_models, facts_from_config, facts_of
 from shuntserve_core.errors import UserError
 
@@ -140,8 +140,7 @@ def test_the_hub_when_it_is_out_of_reach(write_config: WriteConfig) -> None:
 def test_the_hub_when_it_answers(
     tmp_path: Path, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = folder_with(tmp_path) / "config.json"
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, filename, **_: str(file))
+    monkeypatch.setattr(model_facts, "fetch", lambda asked: folder_with(tmp_path))
     assert load_config(write_config(model='[model]\nname="some/model"')).model.layers == 2
 
 

@@ -205,11 +205,9 @@ def hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
             if body:
                 self.wfile.write(data)
 
-    import huggingface_hub.constants
-
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield endpoint
