@@ -1,8 +1,26 @@
 """The core of shuntserve: types, hook specs, plugin registry, configuration, runtime, commands.
 
-It imports no plugin, and names no cloud and no GPU.
+It imports no plugin, and names no cloud and no GPU.  Programs and notebooks find what they need
+here, under the names of `shuntserve_core.library`; it is imported when a name is first used.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from shuntserve_core._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from shuntserve_core.library import Registry, estimate, load_config, plan, serve, simulate
+
+__all__ = ["Registry", "__version__", "estimate", "load_config", "plan", "serve", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from shuntserve_core import library
+
+    return getattr(library, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import click
 
-from shuntserve_core import hookspecs
+from shuntserve_core import hookspecs, library
 from shuntserve_core.cli import COMMANDS, cli
 from shuntserve_core.config.docstrings import field_docs
 from shuntserve_core.config.document import Document
@@ -38,9 +38,24 @@ def write_all() -> None:
         "commands.md": commands(),
         "configuration.md": configuration(),
         "hooks.md": hooks(),
+        "library.md": functions(),
     }
     for name, text in pages.items():
         (GENERATED / name).write_text(text, encoding="utf-8")
+
+
+def functions() -> str:
+    """Every name of the library with its signature and docstring."""
+    parts = []
+    for name in library.__all__:
+        value = getattr(library, name)
+        signature = str(inspect.signature(value)).replace("'", "")
+        parts += [
+            f"## {name}\n",
+            f"```python\nss.{name}{signature}\n```\n",
+            f"{inspect.getdoc(value)}\n",
+        ]
+    return "\n".join(parts)
 
 
 def commands() -> str:

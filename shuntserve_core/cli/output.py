@@ -7,13 +7,14 @@ printed goes to standard error.
 
 from __future__ import annotations
 
-import ctypes
 import io
 import os
 import sys
 from typing import IO, TextIO
 
 import click
+
+from shuntserve_core.quiet import flush_c
 
 _KEY = "shuntserve.json"
 
@@ -25,7 +26,7 @@ def reserve_stdout(ctx: click.Context) -> None:
         return
     before = sys.stdout
     before.flush()
-    _flush_c()
+    flush_c()
     try:
         document: IO[str] = os.fdopen(os.dup(before.fileno()), "w", encoding="utf-8")
     except (OSError, io.UnsupportedOperation):  # replaced by one in memory
@@ -50,10 +51,6 @@ def _restore(before: TextIO, document: IO[str], kept: int) -> None:
         document.close()
     sys.stdout.flush()
     sys.stdout = before
-    _flush_c()  # what C code has printed and not written yet goes where the rest went
+    flush_c()  # what C code has printed and not written yet goes where the rest went
     os.dup2(kept, 1)
     os.close(kept)
-
-
-def _flush_c() -> None:
-    ctypes.CDLL(None).fflush(None)

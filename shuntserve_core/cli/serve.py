@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,6 +26,7 @@ def serve(ctx: click.Context, config_file: str, verbose: bool) -> None:
     import asyncio
     import contextlib
 
+    from shuntserve_core.runtime.serve import run_in_loop
     from shuntserve_core.runtime.serve import serve as run
 
     config = config_of(ctx, config_file)
@@ -35,18 +35,7 @@ def serve(ctx: click.Context, config_file: str, verbose: bool) -> None:
     click.echo("shuntserve: starting nodes, stores and engines...", err=True)
     with contextlib.suppress(asyncio.CancelledError):
         screen = _Screen(config)
-        _runner()(run(config, screen.ready, screen.changed))
-
-
-def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
-    """uvloop where it is installed: it is twice as fast at moving small frames."""
-    import asyncio
-
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
+        run_in_loop(run(config, screen.ready, screen.changed))
 
 
 class _Screen:

@@ -151,26 +151,46 @@ def only_one(state_dir: Path) -> Iterator[None]:
         yield
 
 
+def run_in_loop(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run it to its end in a new event loop: uvloop's where it is installed.
+
+    That is twice as fast at moving small frames.
+    """
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(coroutine)
+    else:
+        uvloop.run(coroutine)
+
+
 async def serve(
     config: Config,
     on_ready: Callable[[Report], None],
     on_change: Callable[[str], None] = lambda _: None,
+    stop: asyncio.Event | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT; a second signal ends everything at once.
+    """Run until `stop` is set; without one, until SIGTERM or SIGINT.
 
-    `on_change` is told later on what is waited for when no pipeline serves any more, and an empty
-    string once one serves.
+    A second signal ends everything at once.  `on_change` is told later on what is waited for when
+    no pipeline serves any more, and an empty string once one serves.
     """
     state_dir = state_dir_of(config)
     with only_one(state_dir):
         async with aiohttp.ClientSession() as session:
-            await _Server(config, state_dir, session).run(on_ready, on_change)
+            await _Server(config, state_dir, session, stop).run(on_ready, on_change)
 
 
 class _Server:
     """The parts of a control plane, in the order in which they come up and go down."""
 
-    def __init__(self, config: Config, state_dir: Path, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state_dir: Path,
+        session: aiohttp.ClientSession,
+        stop: asyncio.Event | None,
+    ) -> None:
         document = config.document
         self._config = config
         self._state_dir = state_dir
@@ -201,15 +221,16 @@ class _Server:
             self._manager, state_dir, lambda: {"requests": self._dispatcher.own_status()}
         )
         self._signals = 0
-        self._stop = asyncio.Event()
+        self._heeds_signals = stop is None
+        self._stop = stop or asyncio.Event()
 
     async def run(
         self, on_ready: Callable[[Report], None], on_change: Callable[[str], None]
     ) -> None:
         """Come up, serve, and go down."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+        if self._heeds_signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         await self._launcher.open(self._state_dir)
         control_url = await self._control.start()
         coming_up = asyncio.create_task(self._come_up())

@@ -16,6 +16,7 @@ import numpy as np
 from attrs import evolve, frozen
 
 from shuntserve_core.interfaces.estimator import Floats, Ints
+from shuntserve_core.quiet import quiet_stdout
 from shuntserve_core.types import Objective
 from shuntserve_plugins.optimizers.exact.multisets import Resources
 
@@ -135,7 +136,8 @@ class Master:
         lp.a_matrix_.value_ = matrix[row, column]
         if whole:
             lp.integrality_ = [highspy.HighsVarType.kInteger] * matrix.shape[1]
-        solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
+        with quiet_stdout():  # versions since 1.16 print a banner here, whatever is asked for later
+            solver: Any = highspy.Highs()  # type: ignore[no-untyped-call]
         solver.setOptionValue("output_flag", False)
         solver.setOptionValue("threads", 1)
         solver.setOptionValue("mip_rel_gap", 0.0)
