@@ -59,6 +59,6 @@ if (HERE.parent / ".quickstart").is_dir():
             max_tokens=8,
             temperature=0,
         )
-        print("served:", answer.choices[0].text)
+        print("served:", repr(answer.choices[0].text))
 else:
     print("no model here yet: run tools/quickstart once")

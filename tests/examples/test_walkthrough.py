@@ -29,6 +29,6 @@ def test_it_runs_to_its_end(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[-1].startswith("served:  Paris"), done.stdout
+    assert lines[-1].startswith("served: ' Paris"), done.stdout
     assert [line for line in lines if line.startswith("interrupted:")], done.stdout
     assert "HiGHS" not in done.stdout
