@@ -25,6 +25,7 @@ from shuntserve_core.errors import UserError
 from shuntserve_core.files import file_name, open_log, private_dir, write_private
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.node.devices import cuda_trouble
+from shuntserve_core.node.logs import quoted
 from shuntserve_core.surfaces import AGENTS, ENGINES, RANKS, STORES
 
 _START_SECONDS = 30.0
@@ -84,7 +85,7 @@ class LocalLauncher:
             url = str(json.loads(line)["url"])
         except (TimeoutError, ValueError, KeyError):
             raise UserError(
-                f"the agent of {node.name} did not start", remedy=f"see {log}"
+                f"the agent of {node.name} did not start", remedy=f"see {quoted(log)}"
             ) from None
         finally:
             if not url:  # nor may it outlive a launch that is cancelled

@@ -23,7 +23,9 @@ from attrs import define, field
 from shuntserve_core.errors import UserError
 from shuntserve_core.files import file_name, open_log, private_dir, write_private
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
+from shuntserve_core.node.logs import quoted
 from shuntserve_core.node.processes import die_with_parent
+from shuntserve_core.runtime.places import default_state_root
 from shuntserve_core.surfaces import AGENTS, ENGINES, RANKS, RAY, STORES
 
 _NAMESPACE = "shuntserve"
@@ -80,8 +82,11 @@ class RayLauncher:
         )
         handle = actor.remote()
         options = (node.name, node.gpus, token, self.device, self.orphan_seconds)
+        options = (*options, self._state_dir.name)
         try:
-            url, host = await asyncio.wait_for(handle.start.remote(*options), self.join_seconds)
+            url, host, said = await asyncio.wait_for(
+                handle.start.remote(*options), self.join_seconds
+            )
         except (TimeoutError, ray.exceptions.RayError) as error:
             ray.kill(handle)
             raise UserError(
@@ -89,6 +94,11 @@ class RayLauncher:
                 where="launcher",
                 remedy=f"""have one join with --resources='{{"{node.instance}": 1}}'""",
             ) from error
+        if not url:
+            ray.kill(handle)
+            raise UserError(
+                f"the agent of {node.name} did not start on {host}", remedy=f"see there {said}"
+            )
         address = {"url": url, "token": token, "host": host}
         write_private(self._file(node.name), json.dumps(address))
         return AgentAddress(node.name, url, token, host)
@@ -142,9 +152,15 @@ class _Host:
         self._process: subprocess.Popen[str] | None = None
 
     def start(
-        self, name: str, gpus: int, token: str, device: str, orphan_seconds: float
-    ) -> tuple[str, str]:
-        """URL and address of the agent."""
+        self,
+        name: str,
+        gpus: int,
+        token: str,
+        device: str,
+        orphan_seconds: float,
+        cluster: str,
+    ) -> tuple[str, str, str]:
+        """URL and address of the agent; without a URL, its log, and what that says last."""
         import ray
 
         host: str = ray.util.get_node_ip_address()
@@ -156,7 +172,9 @@ class _Host:
         argv += ["--gpus", str(gpus), "--run-dir", str(directory), "--host", host]
         argv += ["--token-file", str(token_file), "--device", device]
         argv += ["--orphan-seconds", str(orphan_seconds)]
-        with open_log(directory / "agent.log") as log:
+        logs = _log_dir(cluster, name) or directory
+        argv += ["--log-dir", str(logs)]
+        with open_log(logs / "agent.log") as log:
             self._process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -167,4 +185,15 @@ class _Host:
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - Ray's node has no fence of its own
             )
         assert self._process.stdout is not None
-        return str(json.loads(self._process.stdout.readline())["url"]), host
+        line = self._process.stdout.readline()
+        if not line:  # it has ended
+            return "", host, quoted(logs / "agent.log")
+        return str(json.loads(line)["url"]), host, ""
+
+
+def _log_dir(cluster: str, node: str) -> Path | None:
+    """Where the logs of a node stay on its machine; None where nothing can be kept there."""
+    try:
+        return private_dir(default_state_root() / cluster / "nodes" / file_name(node))
+    except UserError:
+        return None

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from shuntserve_core.errors import UserError
 from shuntserve_core.files import private_dir
 from shuntserve_core.node.agent import Agent
 from shuntserve_core.node.server import make_app
@@ -39,7 +40,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(_run(options))
+    try:
+        asyncio.run(_run(options))
+    except UserError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"{options.host}:{options.port}: {error}")
 
 
 async def _run(options: argparse.Namespace) -> None:

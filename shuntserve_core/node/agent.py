@@ -23,7 +23,7 @@ from shuntserve_core.forking import templates
 from shuntserve_core.forking.templates import TemplateFailed, Templates
 from shuntserve_core.interfaces.cloud import SpotSource
 from shuntserve_core.interfaces.engine import Template, WorkerCommand
-from shuntserve_core.node.logs import last_words, prune, ranks_named, worker_log
+from shuntserve_core.node.logs import last_words, prune, quoted, ranks_named, worker_log
 from shuntserve_core.node.processes import Child
 from shuntserve_core.registry import Registry
 from shuntserve_core.tensorstore import ShardSpec, StoreClient
@@ -157,9 +157,8 @@ class Agent:
         except TimeoutError:
             started = False
         if not started:
-            said = "".join(f"\n    {line}" for line in last_words(log))
             raise UserError(
-                f"the tensor store of GPU {gpu} did not start", remedy=f"see {log}{said}"
+                f"the tensor store of GPU {gpu} did not start", remedy=f"see {quoted(log)}"
             )
         return path
 

@@ -50,6 +50,11 @@ def last_words(path: Path) -> list[str]:
     return [_plain(line)[:_LINE_CHARACTERS] for line in lines if line][-_LINES:]
 
 
+def quoted(log: Path) -> str:
+    """A log's name, and its last lines below it."""
+    return "\n    ".join([str(log), *last_words(log)])
+
+
 def _plain(line: str) -> str:
     return "".join(c if c.isprintable() else " " if c == "\t" else "" for c in line)
 

@@ -54,7 +54,7 @@ from shuntserve_core.runtime.flights import (
     Timer,
 )
 from shuntserve_core.runtime.lanes import Lanes
-from shuntserve_core.runtime.suspects import Case, Cause, Loss, Suspects, account
+from shuntserve_core.runtime.suspects import Case, Cause, Loss, Suspects, account, told
 from shuntserve_core.types.request import StepOutput
 
 log = logging.getLogger(__name__)
@@ -462,7 +462,8 @@ class Dispatcher:
             flight.deadline = self._clock.call_later(self._queue_seconds, self._expired, flight)
             return
         self.counters.timed_out += 1
-        error = f"no pipeline had room within {self._queue_seconds:g} s"
+        why = "no pipeline had room" if self.ready else "no pipeline served"
+        error = f"{why} within {self._queue_seconds:g} s{told(flight.case)}"
         self._fail(flight, error, 503, self._retry_after())
 
     def _full(self) -> Refused:
@@ -570,14 +571,17 @@ class Dispatcher:
             self._convict(flight.case)
             return
         if flight.faults > self._max_faults:
-            error = f"given up after {flight.faults} engines failed it in a row: {reason}"
+            log.error("request %r given up, engines fail it: %s", journal.id, reason)
+            error = f"given up: engines failed at it {flight.faults} times in a row"
             self._fail(flight, error, 500)
             return
         flight.rewrite(keep_tokens=self.keep_tokens)
         missing = self._lanes.missing(flight)
         if missing:
             self.counters.resume_impossible.update(missing)
-            error = f"{reason}; no engine can go on with it: {', '.join(sorted(missing))}"
+            log.error("request %r cannot go on elsewhere: %s", journal.id, reason)
+            wants = ", ".join(sorted(missing))
+            error = f"no engine can go on with it, it needs {wants}{told(flight.case)}"
             self._fail(flight, error, 500)
             return
         self.counters.migrated[kind] += 1

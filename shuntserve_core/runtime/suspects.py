@@ -203,6 +203,18 @@ class Suspects:
         return [case for case in self._cases.values() if case.confined and not case.held]
 
 
+def told(case: Case) -> str:
+    """What a client is told of engines that ended while they worked at its request.
+
+    Nothing of why: logs and addresses are the operator's, and may hold what others asked.
+    """
+    count = len(case.losses)
+    if not count:
+        return ""
+    engines = "an engine" if count == 1 else f"{count} engines"
+    return f"; {engines} ended while working at this request"
+
+
 def account(case: Case) -> str:
     """What a case was, for the log: everything but its text."""
     flights = list(case.flights.values())

@@ -24,6 +24,7 @@ async def main(state_dir: Path) -> dict[str, Any]:
 
     from shuntserve_core.errors import UserError
     from shuntserve_core.interfaces.launcher import NodeSpec
+    from shuntserve_core.runtime.places import default_state_root
     from shuntserve_plugins.launchers.ray import RayLauncher
 
     head = {"num_cpus": 1, "resources": {"solo": 1}, "include_dashboard": False}
@@ -42,6 +43,8 @@ async def main(state_dir: Path) -> dict[str, Any]:
             async with session.get(f"{trio.url}/v1/node") as answer:
                 facts["without the secret"] = answer.status
         facts["gpus"] = described["gpus"]
+        facts["logs stay"] = (default_state_root() / "state" / "nodes" / "trio#0").is_dir()
+        facts["agent that ends"] = await _refusal(cluster, launcher)
         facts["adopted"] = [address.node for address in await launcher.adopt()]
         await launcher.terminate("solo#0")
         facts["after terminate"] = [address.node for address in await launcher.adopt()]
@@ -58,6 +61,22 @@ async def main(state_dir: Path) -> dict[str, Any]:
         ray.shutdown()
         cluster.shutdown()
     return facts
+
+
+async def _refusal(cluster: Any, launcher: Any) -> str:
+    """What is said of an agent that ends at once: here for want of a number."""
+    from shuntserve_core.errors import UserError
+    from shuntserve_core.interfaces.launcher import NodeSpec
+
+    machine = cluster.add_node(num_cpus=1, resources={"odd": 1})
+    many: Any = "many"
+    try:
+        await launcher.launch(NodeSpec("odd#0", "odd", many))
+    except UserError as error:
+        return str(error)
+    finally:
+        cluster.remove_node(machine, allow_graceful=False)
+    return ""
 
 
 def _gone(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 
 
 @pytest.mark.timeout(300)
-def test_agents_come_and_go_with_machines(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.plugins.launchers.ray_machines", str(tmp_path)]
+def test_agents_come_and_go_with_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    (tmp_path / "state").mkdir()
+    command = [sys.executable, "-m", "tests.plugins.launchers.ray_machines"]
+    command.append(str(tmp_path / "state"))
     result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     lines = [line for line in result.stdout.splitlines() if line.startswith("FACTS ")]
     assert lines, result.stderr[-2000:]
@@ -23,3 +27,7 @@ def test_agents_come_and_go_with_machines(tmp_path: Path) -> None:
     assert facts["after terminate"] == ["trio#0"]
     assert "no machine took huge#0" in facts["no such machine"]
     assert facts["agent dies with its machine"]
+    assert facts["logs stay"]
+    head, *quoted = facts["agent that ends"].splitlines()
+    assert re.match(r"the agent of odd#0 did not start on .*; see there .*/odd#0/agent\.log", head)
+    assert "invalid int value: 'many'" in quoted[-1]
