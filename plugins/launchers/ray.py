@@ -82,11 +82,9 @@ class RayLauncher:
         )
         handle = actor.remote()
         options = (node.name, node.gpus, token, self.device, self.orphan_seconds)
-        options = (*options, self._state_dir.name)
+        start = handle.start.remote(*options, self._state_dir.name)
         try:
-            url, host, said = await asyncio.wait_for(
-                handle.start.remote(*options), self.join_seconds
-            )
+            url, host, said = await asyncio.wait_for(start, self.join_seconds)
         except (TimeoutError, ray.exceptions.RayError) as error:
             ray.kill(handle)
             raise UserError(
