@@ -1,7 +1,7 @@
 """An engine that only pretends: right timing, right protocol, made-up tokens.
 
-For load tests of everything else.  Token k of an output is a function of the prompt, the seed and
-k, so that a resumed request can be checked to go on exactly where it stopped.
+For load tests of everything else.  Token k of an output is a function of the prompt, k and, unless
+it is greedy, the seed, so that a resumed request can be checked to go on exactly where it stopped.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from attrs import field, frozen
 from attrs.validators import ge, optional
 
 from shuntserve_core.interfaces.engine import EngineLaunch, WorkerCommand
+from shuntserve_core.types.features import Feature
 
-FEATURES = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "resume"})
-"""Taken without complaint; without a model, penalties and biases change nothing."""
+FEATURES: frozenset[str] = frozenset(
+    {Feature.SAMPLING, Feature.MIN_TOKENS, Feature.LOGPROBS, Feature.RESUME}
+)
+"""Without a model there are no probabilities for filters, penalties and biases to change."""
 
 
 @frozen

@@ -54,7 +54,8 @@ class Sequence:
     _stop: frozenset[int] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        seed = self.request.sampling.seed
+        sampling = self.request.sampling
+        seed = sampling.seed if sampling.temperature > 0 else 0
         self.base = zlib.crc32(array("I", self.request.prompt).tobytes()) ^ (seed << 32)
         self.generated = len(self.request.output)
         self._stop = frozenset(self.request.sampling.stop_token_ids)

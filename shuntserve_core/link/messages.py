@@ -152,7 +152,7 @@ def pong_load(message: Message) -> EngineLoad:
 
 def info_map(info: EngineInfo) -> dict[str, Any]:
     """An `EngineInfo` as plain data."""
-    return attrs.asdict(info) | {"features": sorted(info.features)}
+    return attrs.asdict(info) | {"features": sorted(map(str, info.features))}
 
 
 def info_of(data: Any) -> EngineInfo:

@@ -224,6 +224,11 @@ class _Client(Connection):
         if request.id in self._open:
             raise ProtocolError(f"request {request.id!r} is open already")
         self._open.add(request.id)
+        missing = request.features - self._server.info.features
+        if missing:  # an engine would ignore what it has never heard of
+            reason = f"this engine has no {', '.join(sorted(missing))}"
+            self._refuse(request.id, reason, bad_request=True)
+            return
         try:
             self._handler.submit(request)
         except RequestRefused as error:

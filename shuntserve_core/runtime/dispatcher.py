@@ -53,7 +53,7 @@ from shuntserve_core.runtime.flights import (
     Silence,
     Timer,
 )
-from shuntserve_core.runtime.lanes import Lanes
+from shuntserve_core.runtime.lanes import COMBINATION, Lanes
 from shuntserve_core.runtime.suspects import Case, Cause, Loss, Suspects, account, told
 from shuntserve_core.types.request import StepOutput
 
@@ -273,6 +273,9 @@ class Dispatcher:
 
     def _check(self, flight: Flight) -> None:
         missing = self._lanes.missing(flight)
+        if missing == {COMBINATION}:
+            wanted = ", ".join(sorted(flight.features)) or "this"
+            raise Refused(400, f"no single engine here can do all of it, at this length: {wanted}")
         if missing:
             raise Refused(400, f"no engine here can do this: {', '.join(sorted(missing))}")
 

@@ -10,6 +10,9 @@ from shuntserve_core.runtime.flights import Flight, Lane
 from shuntserve_core.runtime.loads import Loads
 from shuntserve_core.runtime.suspects import Case
 
+COMBINATION = "combination"
+"""What is missing where every feature is there, but no engine has all of them or is long enough."""
+
 
 class Lanes:
     """All lanes by name; `max_length` and `features` are what engines will have while none is
@@ -87,7 +90,7 @@ class Lanes:
             return flight.features - known
         if any(lane.can(flight.features, need) for lane in lanes):
             return frozenset()
-        return flight.features - self.features or frozenset({"combination"})
+        return flight.features - self.features or frozenset({COMBINATION})
 
     def choose(self, flight: Flight, now: float) -> Lane | None:
         """The balancer's choice of those that can take a request now."""

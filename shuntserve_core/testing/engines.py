@@ -17,7 +17,7 @@ import os
 import subprocess
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from queue import Empty, Queue
 from typing import IO, Any, ClassVar
@@ -29,6 +29,8 @@ from shuntserve_core.interfaces.engine import Engine, EngineLaunch, WorkerComman
 from shuntserve_core.interfaces.link import READY, LinkLost
 from shuntserve_core.link.client import LinkClient
 from shuntserve_core.link.connection import LinkPolicy
+from shuntserve_core.testing.sampling import FIELDS, Probe, check
+from shuntserve_core.types.features import EVERY_FEATURE
 from shuntserve_core.types.request import EngineRequest, SamplingParams, StepOutput
 
 # Tests share their machine with others; what is tested is that the engine answers, not how soon.
@@ -94,7 +96,13 @@ class EngineContract:
 
     prompt: ClassVar[tuple[int, ...]] = (5, 17, 42, 99, 3, 8)
     """Token ids that the model knows."""
+    end: ClassVar[int] = 1
+    """The model's end token, for engines with the feature `guided`."""
     address: ClassVar[tuple[str, str]]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens; needed for engines with the feature `guided`."""
+        raise NotImplementedError
 
     @abstractmethod
     def engine(self) -> AbstractContextManager[tuple[str, str]]:
@@ -111,11 +119,10 @@ class EngineContract:
         """Name, limits and features are there, and it gets ready."""
 
         async def scenario(link: LinkClient) -> None:
-            known = {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs"}
             assert link.info.engine_id
             assert link.info.max_batch >= 1
             assert link.info.max_length >= len(self.prompt) + 32
-            assert link.info.features <= known | {"guided", "resume"}
+            assert link.info.features <= EVERY_FEATURE
             assert link.state == READY
 
         self._run(scenario)
@@ -147,36 +154,16 @@ class EngineContract:
 
         self._run(scenario)
 
-    def test_stop_tokens_and_min_tokens(self) -> None:
-        """A stop token ends the output and is reported, but not before `min_tokens`."""
+    @pytest.mark.parametrize("field", FIELDS)
+    def test_each_parameter_has_its_effect_or_is_refused(self, field: str) -> None:
+        """None is ignored; `shuntserve_core.testing.sampling` has what each is to do."""
 
         async def scenario(link: LinkClient) -> None:
-            free = await generate(link, self._request("free", max_tokens=8))
-            stop = free.tokens[3]
-            first = free.tokens.index(stop)
-            stopped = await generate(
-                link, self._request("stop", max_tokens=8, stop_token_ids=(stop,))
-            )
-            assert stopped.tokens == free.tokens[: first + 1]
-            assert stopped.finish == "stop"
-            longer = await generate(
-                link, self._request("min", max_tokens=8, stop_token_ids=(stop,), min_tokens=6)
-            )
-            assert stop not in longer.tokens[:6]
-            assert len(longer.tokens) >= 6
+            async def ask(request: EngineRequest) -> StepOutput:
+                return await generate(link, request)
 
-        self._run(scenario)
-
-    def test_logprobs_come_with_every_token(self) -> None:
-        """As many as were asked for."""
-
-        async def scenario(link: LinkClient) -> None:
-            if "logprobs" not in link.info.features:
-                return
-            output = await generate(link, self._request("a", max_tokens=4, logprobs=2))
-            assert len(output.logprobs) == 4
-            assert all(entry.logprob <= 0 for entry in output.logprobs)
-            assert all(len(entry.top) == 2 for entry in output.logprobs)
+            probe = Probe(link, ask, self.prompt, self.decode, self.end)
+            await check(probe, field)
 
         self._run(scenario)
 
@@ -240,7 +227,7 @@ class EngineContract:
             heard: list[StepOutput] = []
             long = link.info.max_length - len(self.prompt)
             for i in range(link.info.max_batch):
-                request = self._request(f"long{i}", max_tokens=long, min_tokens=long)
+                request = self._request(f"long{i}", max_tokens=long)
                 link.submit(request, heard.append)
             await _until(lambda: bool(heard))
             for i in range(link.info.max_batch):
@@ -280,7 +267,7 @@ class EngineContract:
         async def scenario(link: LinkClient) -> None:
             heard: list[StepOutput] = []
             long = link.info.max_length - len(self.prompt)
-            link.submit(self._request("left", max_tokens=long, min_tokens=long), heard.append)
+            link.submit(self._request("left", max_tokens=long), heard.append)
             await _until(lambda: bool(heard))
             link.cut("vanished")
 

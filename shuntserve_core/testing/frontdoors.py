@@ -18,11 +18,10 @@ from attrs import define, evolve, field, frozen
 
 from shuntserve_core.interfaces.frontdoor import FrontDoor, Refused, Sink
 from shuntserve_core.journal import Journal
+from shuntserve_core.types.features import EVERY_FEATURE
 from shuntserve_core.types.request import StepOutput, TokenLogprob
 
-FEATURES = frozenset(
-    {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs", "guided", "resume"}
-)
+FEATURES = EVERY_FEATURE
 
 
 @frozen

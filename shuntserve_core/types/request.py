@@ -8,6 +8,8 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import ge, in_, optional
 
+from shuntserve_core.types.features import Feature
+
 FINISH_REASONS = ("stop", "length", "error")
 
 
@@ -29,7 +31,12 @@ def _logprobs(values: Iterable[TokenLogprob]) -> tuple[TokenLogprob, ...]:
 
 @frozen
 class SamplingParams:
-    """How tokens are chosen.  All counts are of output tokens, resumed ones included."""
+    """How tokens are chosen.  All counts are of output tokens, resumed ones included.
+
+    A row of logits passes: bias, `min_tokens`, penalties, temperature, then `min_p`, `top_k` and
+    `top_p` in any order.  Which engine does which of it is said in `features`: `NEEDS` names what
+    each field needs, and a field that is not named there fails the tests.
+    """
 
     max_tokens: int = field(validator=ge(1))
     min_tokens: int = field(default=0, validator=ge(0))
@@ -75,17 +82,23 @@ class EngineRequest:
     def features(self) -> frozenset[str]:
         """What an engine must be able to do for this request; see `EngineInfo.features`."""
         s = self.sampling
-        used = {
-            "sampling": s.temperature > 0,
-            "penalties": bool(s.presence_penalty or s.frequency_penalty)
-            or s.repetition_penalty != 1.0,
-            "logit_bias": bool(s.logit_bias),
-            "logprobs": s.logprobs is not None,
-            "prompt_logprobs": s.prompt_logprobs is not None,
-            "guided": s.guided is not None,
-            "resume": bool(self.output),
-        }
-        return frozenset(name for name, needed in used.items() if needed)
+        drawn = s.temperature > 0  # else what filters leave is still the most probable token
+        used = (
+            (Feature.SAMPLING, drawn),
+            (Feature.TOP_P, drawn and s.top_p < 1),
+            (Feature.TOP_K, drawn and s.top_k > 0),
+            (Feature.MIN_P, drawn and s.min_p > 0),
+            (Feature.PRESENCE_PENALTY, s.presence_penalty),
+            (Feature.FREQUENCY_PENALTY, s.frequency_penalty),
+            (Feature.REPETITION_PENALTY, s.repetition_penalty != 1.0),
+            (Feature.LOGIT_BIAS, s.logit_bias),
+            (Feature.MIN_TOKENS, s.min_tokens),
+            (Feature.LOGPROBS, s.logprobs is not None),
+            (Feature.PROMPT_LOGPROBS, s.prompt_logprobs is not None),
+            (Feature.GUIDED, s.guided is not None),
+            (Feature.RESUME, self.output),
+        )
+        return frozenset(feature for feature, needed in used if needed)
 
 
 @frozen
@@ -131,8 +144,7 @@ class EngineInfo:
     max_length: int
     """Longest prompt and output together, in tokens."""
     features: frozenset[str] = field(default=frozenset(), converter=_names)
-    """Of `sampling`, `penalties`, `logit_bias`, `logprobs`, `prompt_logprobs`, `guided`,
-    `resume`."""
+    """Names of `Feature`s; a request that needs another is refused by the engine's link."""
 
 
 @frozen

@@ -15,11 +15,25 @@ from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerCommand
 from shuntserve_core.peculiar import PLAIN
 from shuntserve_core.types import ModelSpec
+from shuntserve_core.types.features import Feature
 from shuntserve_plugins.engines.embedded.geometry import Geometry, geometry_from, read_geometry
 from shuntserve_plugins.engines.embedded.plan import BLOCK
 
-FEATURES = frozenset(
-    {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs", "resume"}
+FEATURES: frozenset[str] = frozenset(
+    {
+        Feature.SAMPLING,
+        Feature.TOP_P,
+        Feature.TOP_K,
+        Feature.MIN_P,
+        Feature.PRESENCE_PENALTY,
+        Feature.FREQUENCY_PENALTY,
+        Feature.REPETITION_PENALTY,
+        Feature.LOGIT_BIAS,
+        Feature.MIN_TOKENS,
+        Feature.LOGPROBS,
+        Feature.PROMPT_LOGPROBS,
+        Feature.RESUME,
+    }
 )
 
 

@@ -18,11 +18,26 @@ from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerComm
 from shuntserve_core.peculiar import PLAIN, unknown_to_all
 from shuntserve_core.quantization import method_of, read_config
 from shuntserve_core.types.dtypes import dtype_bytes
+from shuntserve_core.types.features import Feature
 from shuntserve_core.types.model import ModelSpec
 from shuntserve_plugins.engines.vllm.symbols import installed_version, refuse_version
 
-FEATURES = frozenset(
-    {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs", "guided", "resume"}
+FEATURES: frozenset[str] = frozenset(
+    {
+        Feature.SAMPLING,
+        Feature.TOP_P,
+        Feature.TOP_K,
+        Feature.MIN_P,
+        Feature.PRESENCE_PENALTY,
+        Feature.FREQUENCY_PENALTY,
+        Feature.REPETITION_PENALTY,
+        Feature.LOGIT_BIAS,
+        Feature.MIN_TOKENS,
+        Feature.LOGPROBS,
+        Feature.PROMPT_LOGPROBS,
+        Feature.GUIDED,
+        Feature.RESUME,
+    }
 )
 FAMILIES = ("llama", "qwen2", "qwen3")
 VOCAB_MULTIPLE = 64

@@ -9,23 +9,19 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from shuntserve_core.text import TextTokenizer
+from shuntserve_core.types.features import EVERY_FEATURE, NEEDS, Feature
 from shuntserve_core.types.request import EngineRequest, SamplingParams
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.wire import Sampling
 
 SEEDS = 2**63
-EVERYTHING = frozenset(
-    {"sampling", "penalties", "logit_bias", "logprobs", "prompt_logprobs", "guided"}
-)
-_PARAMETERS = {
-    "sampling": "temperature",
-    "penalties": "presence_penalty, frequency_penalty, repetition_penalty",
-    "logit_bias": "logit_bias",
-    "logprobs": "logprobs",
-    "prompt_logprobs": "prompt_logprobs, echo with logprobs",
-    "guided": "response_format, structured_outputs, tools",
+_WRITTEN: Mapping[str, tuple[str, ...]] = {
+    Feature.SAMPLING: ("temperature",),
+    Feature.LOGPROBS: ("logprobs",),
+    Feature.PROMPT_LOGPROBS: ("prompt_logprobs", "echo"),
+    Feature.GUIDED: ("response_format", "structured_outputs", "tools"),
 }
-"""What a client wrote to ask for a feature."""
+"""What a client may have written to ask for a feature, where it is not the feature's name."""
 
 
 @frozen
@@ -61,12 +57,12 @@ def sampling_params(
             param="prompt_logprobs",
             code="unsupported_parameter",
         )
-    count = _max_tokens(served, prompt_length, max_tokens)
+    count = _max_tokens(body, served, prompt_length, max_tokens)
     if body.min_tokens is not None and body.min_tokens > count:
         raise ApiError(
             400, f"min_tokens is greater than the {count} tokens allowed", param="min_tokens"
         )
-    default = served.defaults
+    default = _defaults(served)
     top_k = default.get("top_k", 0) if body.top_k is None else body.top_k
     params = SamplingParams(
         max_tokens=count,
@@ -85,8 +81,8 @@ def sampling_params(
         prompt_logprobs=prompt_logprobs,
         guided=guided,
     )
-    if not served.features >= EVERYTHING:
-        _check_features(params, served.features)
+    if not served.features >= EVERY_FEATURE:
+        _check_features(body, params, served.features)
     return params
 
 
@@ -95,7 +91,8 @@ def choice_seed(params: SamplingParams, index: int) -> SamplingParams:
     return evolve(params, seed=(params.seed + index) % SEEDS) if index else params
 
 
-def _max_tokens(served: Served, prompt_length: int, asked: int | None) -> int:
+def _max_tokens(body: Sampling, served: Served, prompt_length: int, asked: int | None) -> int:
+    field = "max_completion_tokens" if _has(body, "max_completion_tokens") else "max_tokens"
     room = served.max_length - prompt_length
     if room < 1 or (asked is not None and asked > room):
         wanted = f" and {asked} tokens of output" if asked is not None else ""
@@ -103,7 +100,7 @@ def _max_tokens(served: Served, prompt_length: int, asked: int | None) -> int:
             400,
             f"This model's maximum context length is {served.max_length} tokens; the prompt has "
             f"{prompt_length} tokens{wanted}. Shorten the prompt or ask for fewer tokens.",
-            param="messages" if asked is None else "max_tokens",
+            param=field if asked is not None and room > 0 else _prompt_field(body),
             code="context_length_exceeded",
         )
     if asked is None:
@@ -113,15 +110,32 @@ def _max_tokens(served: Served, prompt_length: int, asked: int | None) -> int:
             400,
             f"This API key may ask for at most {served.token_cap} tokens of output "
             "in each of so many answers.",
-            param="max_tokens",
+            param=field,
         )
     return asked
+
+
+def _has(body: Sampling, name: str) -> bool:
+    return getattr(body, name, None) is not None
+
+
+def _prompt_field(body: Sampling) -> str:
+    return "messages" if hasattr(body, "messages") else "prompt"
+
+
+def _defaults(served: Served) -> Mapping[str, Any]:
+    """The model's defaults, without those that no engine here can follow: nobody asked for them."""
+    if served.features >= EVERY_FEATURE:
+        return served.defaults
+    return {
+        name: value for name, value in served.defaults.items() if NEEDS.get(name) in served.features
+    }
 
 
 def _temperature(body: Sampling, served: Served) -> float:
     if body.temperature is not None:
         return body.temperature
-    if "sampling" not in served.features:  # greedy is all that there is
+    if Feature.SAMPLING not in served.features:  # greedy is all that there is
         return 0.0
     return float(served.defaults.get("temperature", 1.0))
 
@@ -165,14 +179,15 @@ def _stop_tokens(body: Sampling, tokenizer: TextTokenizer) -> tuple[int, ...]:
     return tuple(dict.fromkeys((*own, *body.stop_token_ids)))
 
 
-def _check_features(params: SamplingParams, features: frozenset[str]) -> None:
+def _check_features(body: Sampling, params: SamplingParams, features: frozenset[str]) -> None:
     missing = sorted(EngineRequest("", (), params).features - features)
     if missing:
-        parameter = _PARAMETERS.get(missing[0], missing[0])
+        names = _WRITTEN.get(missing[0], (missing[0],))
+        parameter = next((name for name in names if _has(body, name)), names[0])
         raise ApiError(
             400,
             f"The engine that serves this model has no {missing[0]}: leave out {parameter}"
-            + (" or set it to 0." if missing[0] == "sampling" else "."),
-            param=parameter.split(",")[0],
+            + (" or set it to 0." if missing[0] == Feature.SAMPLING else "."),
+            param=parameter,
             code="unsupported_parameter",
         )

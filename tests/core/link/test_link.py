@@ -17,6 +17,7 @@ from shuntserve_core.interfaces.link import READY, STANDBY, LinkLost, RequestRef
 from shuntserve_core.link import LinkClient, LinkPolicy, LinkServer
 from shuntserve_core.link.frames import FrameDecoder, encode
 from shuntserve_core.link.handshake import VERSION, Handshake
+from shuntserve_core.types.features import EVERY_FEATURE, Feature
 from shuntserve_core.types.request import (
     EngineInfo,
     EngineLoad,
@@ -26,7 +27,8 @@ from shuntserve_core.types.request import (
     TokenLogprob,
 )
 
-INFO = EngineInfo("e1", "fake", "tiny", 4, 128, frozenset({"sampling", "resume"}))
+FEATURES = EVERY_FEATURE - {Feature.TOP_K}
+INFO = EngineInfo("e1", "fake", "tiny", 4, 128, FEATURES)
 TOKEN = "xyzzy-plugh"
 FAST = LinkPolicy(interval=0.03, missed=4, missed_while_starting=4, client_silence=0.3)
 
@@ -115,6 +117,23 @@ async def test_a_request_arrives_whole(server: LinkServer, recorder: Recorder) -
     assert got.sampling.seed == 2**63
     assert recorder.threads == {"link"}
     assert link.info == INFO
+    link.close()
+
+
+async def test_what_an_engine_did_not_declare_never_reaches_it(
+    server: LinkServer, recorder: Recorder
+) -> None:
+    link = await LinkClient.connect(server.start(), TOKEN)
+    heard: list[StepOutput] = []
+    link.submit(request("r", temperature=0.5, top_k=4), heard.append)
+    await until(lambda: heard)
+    (refused,) = heard
+    assert (refused.finish, refused.bad_request) == ("error", True)
+    assert refused.error == "this engine has no top_k"
+    # Greedy, a filter changes nothing: it is no reason to refuse.
+    link.submit(request("s", temperature=0.0, top_k=4), heard.append)
+    await until(lambda: recorder.requests)
+    assert [one.id for one in recorder.requests] == ["2:s"]
     link.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from shuntserve_core.interfaces.link import READY, LinkLost, RequestRefused
 from shuntserve_core.journal import Journal
+from shuntserve_core.types.features import EVERY_FEATURE, Feature
 from shuntserve_core.types.request import (
     EngineInfo,
     EngineLoad,
@@ -17,7 +18,7 @@ from shuntserve_core.types.request import (
     StepOutput,
 )
 
-ALL = frozenset({"sampling", "penalties", "logit_bias", "logprobs", "guided", "resume"})
+ALL = EVERY_FEATURE - {Feature.PROMPT_LOGPROBS}
 
 
 class FakeLink:

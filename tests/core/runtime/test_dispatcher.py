@@ -199,6 +199,19 @@ def test_what_no_engine_can_do_is_refused_and_never_queued() -> None:
     assert bench.at("r") == "a"
 
 
+def test_features_of_different_engines_do_not_add_up() -> None:
+    bench = Bench(0)
+    bench.add("filters", features=frozenset({"sampling", "top_k"}))
+    bench.add("scores", features=frozenset({"sampling", "logprobs"}))
+    bench.submit("f", top_k=5)
+    bench.submit("s", logprobs=0)
+    assert (bench.at("f"), bench.at("s")) == ("filters", "scores")
+    with pytest.raises(Refused, match="no single engine here can do all of it") as refused:
+        bench.submit("both", top_k=5, logprobs=0)
+    assert refused.value.status == 400
+    assert "logprobs, sampling, top_k" in refused.value.message
+
+
 def test_a_request_goes_where_it_can_be_done() -> None:
     bench = Bench(0)
     bench.add("plain", features=frozenset({"sampling"}))

@@ -14,6 +14,7 @@ from shuntserve_core.text import TextTokenizer
 from tests.plugins.frontdoors.conftest import MODEL, Serve
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "f"}}]
 
 
 def says(tokenizer: TextTokenizer, text: str, **options: Any) -> ScriptedBackend:
@@ -310,25 +311,45 @@ async def test_mistakes_name_the_parameter(
 
 
 @pytest.mark.parametrize(
-    ("feature", "changes"),
+    ("feature", "param", "changes"),
     [
-        ("sampling", {"temperature": 0.7}),
-        ("penalties", {"presence_penalty": 1}),
-        ("logit_bias", {"logit_bias": {"1": 1}}),
-        ("logprobs", {"logprobs": True}),
-        ("guided", {"response_format": {"type": "json_object"}}),
+        ("sampling", "temperature", {"temperature": 0.7}),
+        ("top_p", "top_p", {"top_p": 0.5}),
+        ("top_k", "top_k", {"extra_body": {"top_k": 5}}),
+        ("min_p", "min_p", {"extra_body": {"min_p": 0.5}}),
+        ("presence_penalty", "presence_penalty", {"presence_penalty": 1}),
+        ("frequency_penalty", "frequency_penalty", {"frequency_penalty": 1}),
+        ("repetition_penalty", "repetition_penalty", {"extra_body": {"repetition_penalty": 1.2}}),
+        ("logit_bias", "logit_bias", {"logit_bias": {"1": 1}}),
+        ("min_tokens", "min_tokens", {"extra_body": {"min_tokens": 3}}),
+        ("logprobs", "logprobs", {"logprobs": True}),
+        ("prompt_logprobs", "prompt_logprobs", {"extra_body": {"prompt_logprobs": 1}}),
+        ("guided", "response_format", {"response_format": {"type": "json_object"}}),
+        ("guided", "structured_outputs", {"extra_body": {"structured_outputs": {"regex": "a"}}}),
+        ("guided", "tools", {"tools": TOOLS, "tool_choice": "required"}),
     ],
 )
 async def test_what_no_engine_can_is_a_clear_400(
-    serve: Serve, feature: str, changes: dict[str, Any]
+    serve: Serve, feature: str, param: str, changes: dict[str, Any]
 ) -> None:
     served = await serve(ScriptedBackend(features=FEATURES - {feature}))
     async with served.client() as client:
-        with pytest.raises(openai.BadRequestError, match=f"has no {feature}"):
+        with pytest.raises(openai.BadRequestError, match=f"has no {feature}: .*{param}") as caught:
             await client.chat.completions.create(model=MODEL, messages=HELLO, **changes)
+        assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
         await client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1)
     greedy = served.backend.submitted[0].sampling.temperature == 0
     assert greedy == (feature == "sampling")
+
+
+async def test_scores_of_an_echo_are_refused_by_what_was_sent(serve: Serve) -> None:
+    served = await serve(ScriptedBackend(features=FEATURES - {"prompt_logprobs"}))
+    async with served.client() as client:
+        with pytest.raises(
+            openai.BadRequestError, match="prompt_logprobs: leave out echo"
+        ) as caught:
+            await client.completions.create(model=MODEL, prompt="fox", echo=True, logprobs=1)
+    assert caught.value.param == "echo"
 
 
 async def test_refusals_keep_status_and_retry_after(serve: Serve) -> None:

@@ -147,5 +147,5 @@ async def test_what_cannot_be_asked(serve: Serve, extra: dict[str, Any], param: 
 async def test_an_engine_that_cannot_is_told_of(serve: Serve) -> None:
     served = await serve(ScriptedBackend(features=FEATURES - {"prompt_logprobs"}))
     answer = await send(served.address, request(HARNESS | {"prompt": "fox"}))
-    assert (answer.status, answer.error["param"]) == (400, "prompt_logprobs")
-    assert "echo with logprobs" in answer.error["message"]
+    assert (answer.status, answer.error["param"]) == (400, "echo")
+    assert "leave out echo" in answer.error["message"]

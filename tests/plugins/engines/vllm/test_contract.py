@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ import pytest
 
 from shuntserve_core.link import LinkClient
 from shuntserve_core.testing.engines import EngineContract, generate, running
+from shuntserve_core.text import load_tokenizer
 from shuntserve_core.types.request import EngineRequest, SamplingParams
 from shuntserve_plugins.engines.vllm.engine import Vllm
 from tests.plugins.engines.embedded.processes import Stores
@@ -31,6 +32,9 @@ class TestRagged(EngineContract):
             launch = launch_of(self.model, [(0, 5), (5, 8)], [2, 1], stores)
             with running(Vllm(), launch, timeout=300) as address:
                 yield address, launch.link_token
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return load_tokenizer(str(self.model.directory)).decode(tokens)
 
     def test_its_tokens_are_those_of_transformers(self) -> None:
         requests = greedy_requests(8, self.model.spec.vocab)
@@ -56,6 +60,9 @@ class TestRagged(EngineContract):
             link = await LinkClient.connect(*self.address, policy=PATIENT)
             await link.activate()
             found = []
+            await generate(link, EngineRequest("first", prompt[:9], SamplingParams(max_tokens=2)))
+            while not link.load.tokens:  # noqa: ASYNC110 - it comes by heartbeat
+                await asyncio.sleep(0.05)
             for number, salt in enumerate(salts):
                 before, name = link.load, f"salted {number}"
                 request = EngineRequest(name, prompt, SamplingParams(max_tokens=2), (), salt)
