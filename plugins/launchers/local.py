@@ -26,6 +26,7 @@ from shuntserve_core.files import file_name, open_log, private_dir, write_privat
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.node.devices import cuda_trouble
 from shuntserve_core.node.logs import quoted
+from shuntserve_core.processes import identity_of, runs
 from shuntserve_core.surfaces import AGENTS, ENGINES, RANKS, STORES
 
 _START_SECONDS = 30.0
@@ -91,7 +92,8 @@ class LocalLauncher:
             if not url:  # nor may it outlive a launch that is cancelled
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
-        address = {"url": url, "token": token, "pid": process.pid}
+        identity = identity_of(process.pid)
+        address = {"url": url, "token": token, "pid": process.pid, "process": identity}
         write_private(directory / "agent.json", json.dumps(address))
         return AgentAddress(node.name, url, token, "127.0.0.1")
 
@@ -101,7 +103,7 @@ class LocalLauncher:
         for path in sorted(self._state_dir.glob("nodes/*/agent.json")):
             with contextlib.suppress(ValueError, KeyError, OSError):
                 address = json.loads(path.read_text())
-                if _is_agent(int(address["pid"])):
+                if runs(address["process"]):
                     name = (path.parent / "name").read_text()
                     found.append(AgentAddress(name, address["url"], address["token"], "127.0.0.1"))
         return found
@@ -118,10 +120,10 @@ class LocalLauncher:
         """Kill the agent; the kernel ends everything that it started."""
         directory = self._directory(node)
         with contextlib.suppress(ValueError, KeyError, OSError):
-            pid = int(json.loads((directory / "agent.json").read_text())["pid"])
-            if _is_agent(pid):
-                os.killpg(pid, signal.SIGKILL)
-                await _wait_gone(pid)
+            address = json.loads((directory / "agent.json").read_text())
+            if runs(address["process"]):
+                os.killpg(int(address["pid"]), signal.SIGKILL)
+                await _wait_gone(address["process"])
         (directory / "agent.json").unlink(missing_ok=True)
         shutil.rmtree(self._run_dir(node), ignore_errors=True)
 
@@ -137,17 +139,8 @@ class LocalLauncher:
         return private_dir(ours / digest)
 
 
-def _is_agent(pid: int) -> bool:
-    """Whether that process is a node agent: a process id may have been used again."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"shuntserve_core.node" in command
-
-
-async def _wait_gone(pid: int) -> None:
+async def _wait_gone(process: str) -> None:
     for _ in range(int(_END_SECONDS / 0.01)):
-        if not _is_agent(pid):
+        if not runs(process):
             return
         await asyncio.sleep(0.01)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from attrs import asdict, define, frozen
@@ -27,6 +25,7 @@ from shuntserve_core.interfaces.store import (
     VersionConflict,
     WeightStore,
 )
+from shuntserve_core.processes import has_ended, identity_of
 
 LEASE_SECONDS = 60.0
 """How long a lock outlives a holder that nobody can see."""
@@ -140,41 +139,9 @@ def _read(store: WeightStore, key: str) -> tuple[_Holder | None, str | None]:
 
 
 def _describe(token: str) -> bytes:
-    holder = _Holder(token, socket.gethostname(), _this_process(), time.time() + LEASE_SECONDS)
+    holder = _Holder(token, socket.gethostname(), identity_of(), time.time() + LEASE_SECONDS)
     return json.dumps(asdict(holder)).encode()
 
 
 def _is_over(holder: _Holder) -> bool:
-    return time.time() > holder.expires or _has_died(holder.process)
-
-
-def _this_process() -> str:
-    return f"{_machine()} {os.getpid()} {_start_of(os.getpid())}"
-
-
-def _has_died(process: str) -> bool:
-    """Whether it ran where this process would see it, and runs no more."""
-    try:
-        machine, pid, start = process.rsplit(" ", 2)
-        return bool(machine) and machine == _machine() and _start_of(int(pid)) != start
-    except ValueError:
-        return False
-
-
-def _machine() -> str:
-    """This boot and process-id namespace; empty where the system does not tell (not Linux)."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-def _start_of(pid: int) -> str:
-    """When a process began, in clock ticks after boot; empty if there is none of that id."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    state, start = fields[0], fields[19]
-    return "" if state in "ZX" else start
+    return time.time() > holder.expires or has_ended(holder.process)

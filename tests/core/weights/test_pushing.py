@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.store import ObjectMissing, Pieces, StoreError
+from shuntserve_core.processes import identity_of
 from shuntserve_core.weights import Manifest, ModelName, lease, load_manifest, pushing
 from shuntserve_core.weights.budget import ByteBudget
 from shuntserve_core.weights.inventory import remove_model, stored_models
@@ -183,11 +184,10 @@ def test_a_lock_of_an_unseen_holder_is_respected(store: DirectoryStore, checkpoi
 def test_a_lock_of_a_process_that_died_here_is_taken_over(
     store: DirectoryStore, checkpoint: Path
 ) -> None:
-    pid = os.fork()
-    if not pid:
-        os._exit(0)
-    os.waitpid(pid, 0)
-    write_lock(store, process=f"{lease._machine()} {pid} 12345")
+    with subprocess.Popen(["sleep", "60"]) as holder:
+        process = identity_of(holder.pid)
+        holder.kill()
+    write_lock(store, process=process)
     push(store, checkpoint, 1)
 
 
