@@ -7,10 +7,10 @@ import contextlib
 import time
 from functools import partial
 
+from shuntserve_core.control_plane.policy.capacity import gpus_of
 from shuntserve_core.errors import UserError
 from shuntserve_core.node.client import AgentLost
 from shuntserve_core.runtime.cluster import RunningCluster
-from shuntserve_core.runtime.planner import gpus_of
 from shuntserve_core.runtime.run import EngineFailed, PipelineRun
 from shuntserve_core.runtime.states import PipelineState
 from shuntserve_core.runtime.succession import Succession

@@ -10,12 +10,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from shuntserve_core.config.loader import Config
+from shuntserve_core.control_plane.policy.capacity import FreeNode, Held, gpus_of, without_gpus
+from shuntserve_core.control_plane.policy.strategy import Strategy
 from shuntserve_core.interfaces.launcher import AgentAddress, Launcher
 from shuntserve_core.node.client import AgentClient
 from shuntserve_core.runtime.dispatcher import Dispatcher
 from shuntserve_core.runtime.launches import EngineSettings
 from shuntserve_core.runtime.nodes import Node
-from shuntserve_core.runtime.planner import FreeNode, Held, gpus_of, without_gpus
 from shuntserve_core.runtime.run import PipelineRun, launch_of
 from shuntserve_core.runtime.states import (
     NODE_TRANSITIONS,
@@ -24,7 +25,6 @@ from shuntserve_core.runtime.states import (
     NodeState,
     PipelineState,
 )
-from shuntserve_core.runtime.strategy import Strategy
 from shuntserve_core.runtime.suspects import Cause
 from shuntserve_core.types import Pipeline
 

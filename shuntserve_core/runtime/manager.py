@@ -14,13 +14,15 @@ import logging
 import time
 from collections.abc import Sequence
 
+from shuntserve_core.control_plane.policy import planner
+from shuntserve_core.control_plane.policy.backoff import FIRST_SECONDS, Backoff
+from shuntserve_core.control_plane.policy.capacity import nodes_of, shape_of
+from shuntserve_core.control_plane.policy.spares import keep_shapes
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.launcher import AgentAddress
-from shuntserve_core.runtime import planner
 from shuntserve_core.runtime.changes import abandon, carry_out, retire
 from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.membership import Membership
-from shuntserve_core.runtime.retry import RETRY_SECONDS, Retry
 from shuntserve_core.runtime.run import PipelineRun
 from shuntserve_core.runtime.states import PipelineState
 from shuntserve_core.runtime.succession import Succession, Vacancy
@@ -37,7 +39,7 @@ class Manager:
         self.membership = Membership(cluster)
         self._under_way: list[Succession] = []
         self._vacancies: list[Vacancy] = []
-        self._improving = Retry()
+        self._improving = Backoff()
         self._unanswered: tuple[object, ...] = ()
         """The last question that the planner had no answer to."""
         self._loop: asyncio.Task[None] | None = None
@@ -49,7 +51,7 @@ class Manager:
         Returns when they serve, or failed for the first time.  Raises `UserError` if no node
         comes up.
         """
-        names = sorted({name for plan in plans for name in planner.nodes_of(plan)} | set(spares))
+        names = sorted({name for plan in plans for name in nodes_of(plan)} | set(spares))
         launches = [self.membership.launch(name) for name in names]
         outcomes = await asyncio.gather(*launches, return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -90,7 +92,7 @@ class Manager:
                 await self._decide()
             except Exception:
                 logger.exception("deciding failed")
-                self.cluster.wake_later(RETRY_SECONDS)
+                self.cluster.wake_later(FIRST_SECONDS)
 
     # Deciding
 
@@ -138,7 +140,7 @@ class Manager:
     def _due_vacancies(self) -> list[Vacancy]:
         return [vacancy for vacancy in self._vacancies if self._is_time(vacancy.retry)]
 
-    def _is_time(self, retry: Retry) -> bool:
+    def _is_time(self, retry: Backoff) -> bool:
         left = retry.not_before - time.monotonic()
         if left > 0:
             self.cluster.wake_later(left)
@@ -158,21 +160,20 @@ class Manager:
         cluster = self.cluster
         names = [*(vacancy.name for vacancy in vacancies), *(run.name for run in orphans)]
         wanted = [*(vacancy.plan for vacancy in vacancies), *(run.plan for run in orphans)]
-        plans = await asyncio.to_thread(
-            planner.successors,
-            cluster.config,
-            {str(number): plan for number, plan in enumerate(wanted)},
-            {name for name, node in cluster.nodes.items() if not node.usable},
-            cluster.free(self._staying(orphans)),
-            cluster.holdings,
-        )
+        usable = {name for name, node in cluster.nodes.items() if node.usable}
+        free = cluster.free(self._staying(orphans))
+        plans = [plan for plan in keep_shapes(wanted, usable, free) if plan is not None]
+        if len(plans) < len(wanted):
+            plans = list(
+                await asyncio.to_thread(planner.place_on, cluster.config, free, cluster.holdings)
+            )
         # What no longer fits is forgotten: returning capacity is placed anew.
         self._vacancies = [v for v in self._vacancies if v not in vacancies]
         if not plans:
             cluster.note("no replacement fits", pipelines=names)
             return False
-        shapes = [planner.shape_of(plan) for plan in plans]
-        if shapes == [planner.shape_of(plan) for plan in wanted]:
+        shapes = [shape_of(plan) for plan in plans]
+        if shapes == [shape_of(plan) for plan in wanted]:
             for plan, vacancy in zip(plans, vacancies, strict=False):
                 self._begin("replacement", [plan], [], [vacancy])
             for plan, run in zip(plans[len(vacancies) :], orphans, strict=True):
@@ -230,7 +231,7 @@ class Manager:
             self._under_way.remove(succession)
             self._vacancies += succession.vacated(now)
             if succession.served:
-                self._improving = Retry()
+                self._improving = Backoff()
             else:
                 self._improving = self._improving.after_failure(now)
                 self.cluster.capacity_came = True

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from shuntserve_core.control_plane.policy.capacity import gpus_of
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import ForkingEngine
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
@@ -17,7 +18,6 @@ from shuntserve_core.node.client import AgentLost
 from shuntserve_core.runtime.changes import admit
 from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.nodes import Node
-from shuntserve_core.runtime.planner import gpus_of
 from shuntserve_core.runtime.run import EngineFailed
 from shuntserve_core.runtime.states import NodeState, PipelineState
 from shuntserve_core.runtime.suspects import Cause

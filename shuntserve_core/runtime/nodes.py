@@ -7,8 +7,8 @@ from typing import Any
 
 from attrs import define, field
 
+from shuntserve_core.control_plane.policy.capacity import FreeNode, Held
 from shuntserve_core.node.client import AgentClient
-from shuntserve_core.runtime.planner import FreeNode, Held
 from shuntserve_core.runtime.states import Machine, NodeState
 
 

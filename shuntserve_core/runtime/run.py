@@ -12,6 +12,8 @@ from typing import Any
 
 import cattrs
 
+from shuntserve_core.control_plane.policy.backoff import Backoff
+from shuntserve_core.control_plane.policy.capacity import Held, nodes_of
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_core.interfaces.link import READY, STANDBY, EngineLink, LinkLost
@@ -21,8 +23,6 @@ from shuntserve_core.node.logs import ended_how
 from shuntserve_core.placement_json import pipeline_from_json, pipeline_to_json
 from shuntserve_core.runtime.launches import EngineSettings, engine_launch, on_gpus
 from shuntserve_core.runtime.nodes import Node
-from shuntserve_core.runtime.planner import Held, nodes_of
-from shuntserve_core.runtime.retry import Retry
 from shuntserve_core.runtime.states import COMING, LIVE, Machine, PipelineState
 from shuntserve_core.runtime.suspects import Cause
 from shuntserve_core.runtime.switching import MAPPING, MEMORY, Switch
@@ -76,7 +76,7 @@ class PipelineRun:
         """Called once, with the reason, when the engine is of no more use."""
         self.doomed = ""
         """Why it must be replaced although it serves and its nodes stay; empty if it need not."""
-        self.retry = Retry()
+        self.retry = Backoff()
         """Before which time it is not tried to put something in its place."""
         self.gone = asyncio.Event()
         """Set when no process of it is left on any node that answers."""
@@ -146,7 +146,7 @@ class PipelineRun:
         """Whether one of its nodes will be taken within `margin` seconds."""
         return any(node.goes_within(margin) for node in self._nodes.values())
 
-    def retry_after_failure(self, now: float) -> Retry:
+    def retry_after_failure(self, now: float) -> Backoff:
         """When to try again: later each time, but at once if it failed for want of a node."""
         well = all(node.usable for node in self._nodes.values())
         return self.retry.after_failure(now) if well else self.retry

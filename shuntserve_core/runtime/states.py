@@ -22,29 +22,24 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from shuntserve_core.control_plane.policy.states import (
+    COMING,
+    LIVE,
+    NodeState,
+    PipelineState,
+)
+
+__all__ = [
+    "COMING",
+    "LIVE",
+    "NODE_TRANSITIONS",
+    "PIPELINE_TRANSITIONS",
+    "Machine",
+    "NodeState",
+    "PipelineState",
+]
+
 logger = logging.getLogger(__name__)
-
-
-class NodeState(StrEnum):
-    """Of a machine."""
-
-    JOINING = "joining"
-    UP = "up"
-    NOTICED = "noticed"
-    LOST = "lost"
-
-
-class PipelineState(StrEnum):
-    """Of an engine."""
-
-    LOADING = "loading"
-    STARTING = "starting"
-    STANDBY = "standby"
-    ACTIVATING = "activating"
-    SERVING = "serving"
-    DRAINING = "draining"
-    FAILED = "failed"
-    STOPPED = "stopped"
 
 
 S = TypeVar("S", bound=StrEnum)
@@ -66,10 +61,6 @@ PIPELINE_TRANSITIONS: Mapping[PipelineState, frozenset[PipelineState]] = {
     _P.FAILED: frozenset({_P.STOPPED}),
     _P.STOPPED: frozenset(),
 }
-LIVE = frozenset(_P) - {_P.FAILED, _P.STOPPED}
-"""States in which an engine has processes that are wanted."""
-COMING = frozenset({_P.LOADING, _P.STARTING, _P.STANDBY, _P.ACTIVATING})
-"""States on the way to serving."""
 
 
 class Machine(Generic[S]):

@@ -6,7 +6,7 @@ import asyncio
 
 from attrs import define, evolve, field, frozen
 
-from shuntserve_core.runtime.retry import Retry
+from shuntserve_core.control_plane.policy.backoff import Backoff
 from shuntserve_core.runtime.run import PipelineRun
 from shuntserve_core.runtime.states import PipelineState
 from shuntserve_core.types import Pipeline
@@ -22,7 +22,7 @@ class Vacancy:
     name: str
     """What was there."""
     plan: Pipeline
-    retry: Retry = field(factory=Retry)
+    retry: Backoff = field(factory=Backoff)
 
     @classmethod
     def left_by(cls, run: PipelineRun, now: float) -> Vacancy:
@@ -52,7 +52,7 @@ class Succession:
     def __attrs_post_init__(self) -> None:
         before = [*(run.retry for run in self.old), *(vacancy.retry for vacancy in self.fills)]
         for run in self.new:
-            run.retry = max(before, key=lambda retry: retry.failures, default=Retry())
+            run.retry = max(before, key=lambda retry: retry.failures, default=Backoff())
 
     def concerns(self, run: PipelineRun) -> bool:
         """Whether it answers for a pipeline."""
@@ -89,7 +89,7 @@ class Succession:
         retry = max(
             (run.retry_after_failure(now) for run in failed if not self.abandoned.is_set()),
             key=lambda retry: retry.failures,
-            default=Retry(),
+            default=Backoff(),
         )
         for run in self.old:
             run.retry = retry

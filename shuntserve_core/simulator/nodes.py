@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 
 from attrs import define, field
 
 from shuntserve_core.config.loader import Config
-from shuntserve_core.runtime.planner import FreeNode, Held
+from shuntserve_core.control_plane.policy.capacity import Held
+from shuntserve_core.control_plane.policy.states import NodeState
+from shuntserve_core.control_plane.policy.view import NodeView
 from shuntserve_core.types import Offer
-
-
-class NodeState(StrEnum):
-    """Of a simulated machine."""
-
-    BOOTING = "booting"
-    UP = "up"
-    NOTICED = "noticed"
-    LOST = "lost"
 
 
 @define(eq=False)
@@ -40,19 +32,17 @@ class SimulatedNode:
     """What the tensor store of each GPU holds."""
 
     @property
-    def usable(self) -> bool:
-        """Whether pipelines may be put on it."""
-        return self.state is NodeState.UP
+    def vanished(self) -> bool:
+        """Whether it is not there any more, whether or not that is known."""
+        return math.isfinite(self.until)
 
     @property
-    def present(self) -> bool:
-        """Whether it is there."""
-        return self.state in (NodeState.UP, NodeState.NOTICED)
-
-    @property
-    def free(self) -> FreeNode:
-        """All its GPUs, as the planner sees them."""
-        return FreeNode(self.name, self.instance, tuple(range(self.gpus)))
+    def view(self) -> NodeView:
+        """What a decision may know of it."""
+        gpus = tuple(range(self.gpus))
+        return NodeView(
+            self.name, self.instance, gpus, self.state, self.deadline, held=dict(self.held)
+        )
 
     def cost(self, end: float) -> float:
         """$ until `end`, by the second."""

@@ -6,7 +6,7 @@ from attrs import evolve
 
 from shuntserve_core.config.build import optimizer_from, problem_from
 from shuntserve_core.config.loader import Config
-from shuntserve_core.runtime.planner import nodes_of
+from shuntserve_core.control_plane.policy.capacity import nodes_of
 from shuntserve_core.types import Cluster, Placement
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from attrs import field, frozen
 from attrs.validators import ge, gt, in_
 
-from shuntserve_core.runtime.planner import Held
-from shuntserve_core.runtime.strategy import Strategy
+from shuntserve_core.control_plane.policy.capacity import Held
+from shuntserve_core.control_plane.policy.strategy import Strategy
 from shuntserve_core.types import ModelSpec, Pipeline, dtype_bytes
 
 ON_DEMAND = "on-demand"
@@ -36,7 +36,7 @@ class Recovery:
     default_notice: float = field(default=120.0, validator=ge(0))
     """Of a notice without a deadline: what AWS documents."""
     detection_seconds: float = field(default=1.6, validator=ge(0))
-    """Until a node that went without a notice is missed: measured with Ray's health checks at
+    """Until a node that went without a notice is detected: measured with Ray's health checks at
     0.5 s."""
     replan: bool = True
     """Whether pipelines are placed anew, with other shapes, when nodes of the same type are short

@@ -205,12 +205,14 @@ def _timeline(runs: Sequence[Run], colors: Mapping[str, str]) -> Figure:
         axes.grid(True, axis="y")
         axes.set_ylim(bottom=0)
         axes.margins(x=0)
-    rows[-1, 0].set_xlabel("minutes (dashed: notices; shaded: fewer pipelines than at the start)")
+    rows[-1, 0].set_xlabel(
+        "minutes (dashed: notices, losses; shaded: fewer pipelines than at the start)"
+    )
     figure.supylabel("requests/s", fontsize=9.5)
     return figure
 
 
-STRIKES = ("notice", "lost")
+STRIKES = ("interruption notice", "node lost")
 
 
 def _down(run: Run) -> list[tuple[float, float]]:

@@ -45,7 +45,7 @@ def test_everything_at_once(config: Path, shuntserve: Shuntserve) -> None:
     latencies = [float(row["Latency"]) for row in rows]
     assert sum(latencies) / 100 == pytest.approx(summary["latency"]["mean"], rel=1e-4)
     notes = json.loads((here / "out" / "notes.json").read_text())
-    assert any(note["what"] == "notice" for note in notes["notes"])
+    assert any(note["what"] == "interruption notice" for note in notes["notes"])
     timeline = json.loads((here / "out" / "timeline.json").read_text())
     width = timeline["at"][1] - timeline["at"][0]
     assert sum(timeline["requests_per_second"]) * width == pytest.approx(100)

@@ -68,7 +68,7 @@ def test_nodes_are_paid_by_the_second(config: Config, placement: Placement) -> N
 def test_on_demand_pays_more_and_is_not_interrupted(config: Config, placement: Placement) -> None:
     result = run(config, placement, NOTICE, "on-demand")
     assert result.cost == pytest.approx(4 * 2.0 / 3600 * result.seconds)
-    assert notes(result, "notice") == []
+    assert notes(result, "interruption notice") == []
 
 
 def test_a_node_that_goes_is_paid_until_its_deadline(config: Config, placement: Placement) -> None:
@@ -100,7 +100,7 @@ def test_without_concurrent_initialization_nobody_serves_meanwhile(
 
 def test_a_node_without_notice(config: Config, placement: Placement) -> None:
     result = run(config, placement, [TraceEvent(5.0, "one#1", "lost")])
-    ended = notes(result, "ended")
+    ended = notes(result, "pipeline ended")
     assert ended[0] == pytest.approx(5.0 + QUICK.detection_seconds)
     assert result.summary()["finished"] == 1200
 

@@ -9,10 +9,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from shuntserve_core.config.build import estimator_from, optimizer_from, problem_from
 from shuntserve_core.config.loader import Config
+from shuntserve_core.control_plane.policy.capacity import (
+    FreeNode,
+    Holdings,
+    gpus_of,
+    shape_of,
+    without_gpus,
+)
+from shuntserve_core.control_plane.policy.search import Anywhere, Better, Change, Found, Question
+from shuntserve_core.control_plane.policy.spares import without_spares
 from shuntserve_core.errors import UserError
 from shuntserve_core.types import Cluster, Offer, Pipeline, Stage
 
@@ -21,41 +30,14 @@ REPLAN_SECONDS = 2.0
 _PART = "~"
 
 
-@frozen
-class FreeNode:
-    """A node and those of its GPUs that a new pipeline may have."""
-
-    name: str
-    instance: str
-    gpus: tuple[int, ...]
-
-
-@frozen
-class Held:
-    """What a GPU's tensor store holds."""
-
-    tensor_parallel: int
-    rank: int
-    layers: range
-
-
-Holdings = Mapping[tuple[str, int], Held]
-"""By (node, GPU)."""
-
-
-def shape_of(pipeline: Pipeline) -> tuple[tuple[str, int, int], ...]:
-    """A pipeline without its nodes: (instance type, tensor parallel, layers) of each stage."""
-    return tuple((s.instance, s.tensor_parallel, s.layers) for s in pipeline.stages)
-
-
-def gpus_of(pipeline: Pipeline) -> frozenset[tuple[str, int]]:
-    """Every (node, GPU) that a pipeline uses."""
-    return frozenset((stage.node, gpu) for stage in pipeline.stages for gpu in stage.gpus)
-
-
-def nodes_of(pipeline: Pipeline) -> frozenset[str]:
-    """Every node that a pipeline uses."""
-    return frozenset(stage.node for stage in pipeline.stages)
+def answer(config: Config, question: Question) -> Found:
+    """Search, for as long as it may take.  Nothing is found where nothing fits, or is better."""
+    match question:
+        case Anywhere(free, holdings):
+            return Found(question, Change(place_on(config, free, holdings)))
+        case Better(running, nodes, busy, holdings):
+            change = better_placement(config, running, nodes, busy, holdings)
+            return Found(question, change or Change(()))
 
 
 def place_on(
@@ -167,96 +149,6 @@ def _overlap(parts: Iterable[tuple[range, Stage]], node: FreeNode, holdings: Hol
                     range(max(layers[0], held.layers.start), min(layers[-1] + 1, held.layers.stop))
                 )
     return shared
-
-
-def replace_nodes(
-    pipeline: Pipeline, gone: Collection[str], free: Sequence[FreeNode]
-) -> Pipeline | None:
-    """The same pipeline with a free node of the same type for each one that is gone.
-
-    The cheapest change there is: only the new nodes read weights.  None where a type has no
-    node left with enough GPUs.
-    """
-    available = list(free)
-    substitute: dict[str, FreeNode] = {}
-    for name in sorted(nodes_of(pipeline) & set(gone)):
-        needed = {gpu for s in pipeline.stages if s.node == name for gpu in s.gpus}
-        instance = next(s.instance for s in pipeline.stages if s.node == name)
-        fitting = [n for n in available if n.instance == instance and len(n.gpus) >= len(needed)]
-        if not fitting:
-            return None
-        substitute[name] = min(fitting, key=lambda node: (len(node.gpus), node.name))
-        available.remove(substitute[name])
-    stages = []
-    for stage in pipeline.stages:
-        node = substitute.get(stage.node)
-        if node is None:
-            stages.append(stage)
-            continue
-        used = sorted({gpu for s in pipeline.stages if s.node == stage.node for gpu in s.gpus})
-        gpus = tuple(node.gpus[used.index(gpu)] for gpu in stage.gpus)
-        stages.append(evolve(stage, node=node.name, gpus=gpus))
-    return Pipeline(tuple(stages), pipeline.estimate)
-
-
-@frozen
-class Change:
-    """What to do about pipelines: start these, and end those once they serve."""
-
-    start: tuple[Pipeline, ...]
-    end: tuple[str, ...]
-    """Names of running pipelines."""
-
-
-def successors(
-    config: Config,
-    doomed: Mapping[str, Pipeline],
-    gone: Collection[str],
-    free: Sequence[FreeNode],
-    holdings: Holdings,
-) -> tuple[Pipeline, ...]:
-    """What to run in place of pipelines that lose a node.
-
-    `free` are GPUs that no other pipeline has, including those of `doomed` on nodes that stay.
-    Where spares of the right type suffice, every shape is kept; otherwise the free GPUs are
-    placed anew.
-    """
-    remaining = list(free)
-    kept: list[Pipeline] = []
-    for pipeline in doomed.values():
-        own = gpus_of(pipeline)
-        spare = [node for node in remaining if node.name not in nodes_of(pipeline)]
-        same = replace_nodes(pipeline, gone, spare)
-        there = {(node.name, gpu) for node in remaining for gpu in node.gpus}
-        stays = {pair for pair in own if pair[0] not in gone}
-        if same is None or not stays <= there:
-            return place_on(config, free, holdings)
-        kept.append(same)
-        remaining = without_gpus(remaining, gpus_of(same))
-    return tuple(kept)
-
-
-def without_gpus(nodes: Sequence[FreeNode], used: Collection[tuple[str, int]]) -> list[FreeNode]:
-    """The nodes with those GPUs that are not used; nodes without any are left out."""
-    rest = [
-        evolve(node, gpus=tuple(gpu for gpu in node.gpus if (node.name, gpu) not in used))
-        for node in nodes
-    ]
-    return [node for node in rest if node.gpus]
-
-
-def without_spares(
-    nodes: Sequence[FreeNode], busy: Collection[str], spares: Mapping[str, int]
-) -> list[FreeNode]:
-    """All but as many nodes of each type as are to be kept as spares: first those not `busy`."""
-    left = Counter(dict(spares))
-    kept = []
-    for node in sorted(nodes, key=lambda node: (node.name in busy, node.name)):
-        if left[node.instance] > 0:
-            left[node.instance] -= 1
-        else:
-            kept.append(node)
-    return kept
 
 
 def improvement(

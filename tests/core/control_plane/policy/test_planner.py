@@ -5,8 +5,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shuntserve_core.config.loader import Config
-from shuntserve_core.runtime import planner
-from shuntserve_core.runtime.planner import FreeNode, Held
+from shuntserve_core.control_plane.policy import planner
+from shuntserve_core.control_plane.policy.capacity import (
+    FreeNode,
+    Held,
+    gpus_of,
+    nodes_of,
+    shape_of,
+    without_gpus,
+)
+from shuntserve_core.control_plane.policy.spares import keep_shapes, replace_nodes, without_spares
 from shuntserve_core.types import Pipeline
 from tests.core.runtime.clusters import tiny_config
 
@@ -62,12 +70,12 @@ def test_a_lost_node_is_replaced_by_a_spare_of_its_type(config: Config) -> None:
     gone = next(s.node for s in pipeline.stages)
     instance = gone.rpartition("#")[0]
     spare = FreeNode(f"{instance}#9", instance, (0, 1) if instance == "big" else (0,))
-    new = planner.replace_nodes(pipeline, {gone}, [spare])
+    new = replace_nodes(pipeline, {gone}, [spare])
     assert new is not None
-    assert planner.shape_of(new) == planner.shape_of(pipeline)
-    assert gone not in planner.nodes_of(new)
-    assert planner.nodes_of(new) - {spare.name} == planner.nodes_of(pipeline) - {gone}
-    assert planner.replace_nodes(pipeline, {gone}, []) is None
+    assert shape_of(new) == shape_of(pipeline)
+    assert gone not in nodes_of(new)
+    assert nodes_of(new) - {spare.name} == nodes_of(pipeline) - {gone}
+    assert replace_nodes(pipeline, {gone}, []) is None
 
 
 @settings(
@@ -76,14 +84,14 @@ def test_a_lost_node_is_replaced_by_a_spare_of_its_type(config: Config) -> None:
 @given(st.sets(st.sampled_from([n.name for n in NODES]), min_size=1))
 def test_successors_avoid_what_is_gone(config: Config, gone: set[str]) -> None:
     running = planner.place_on(config, NODES[:4], {})
-    doomed = {f"p{i}": p for i, p in enumerate(running) if planner.nodes_of(p) & gone}
-    staying = [p for p in running if not planner.nodes_of(p) & gone]
-    used = {pair for p in staying for pair in planner.gpus_of(p)}
-    free = planner.without_gpus([n for n in NODES if n.name not in gone], used)
-    if not doomed:
-        return
-    new = planner.successors(config, doomed, gone, free, {})
-    check_fits(config, new, free)
+    leaving = [p for p in running if nodes_of(p) & gone]
+    staying = [p for p in running if not nodes_of(p) & gone]
+    used = {pair for p in staying for pair in gpus_of(p)}
+    free = without_gpus([n for n in NODES if n.name not in gone], used)
+    usable = {n.name for n in NODES} - gone
+    kept = [p for p in keep_shapes(leaving, usable, free) if p is not None]
+    check_fits(config, tuple(kept), free)
+    assert not {node for p in kept for node in nodes_of(p)} & gone
 
 
 def test_a_better_placement_leaves_equal_pipelines_alone(config: Config) -> None:
@@ -112,8 +120,8 @@ def test_a_spare_is_kept_while_something_runs(config: Config) -> None:
     nodes = fewest_small(config)
     (pipeline,) = planner.place_on(config, nodes, {})
     idle = next(node for node in NODES[2:] if node not in nodes)
-    busy = planner.nodes_of(pipeline)
-    assert planner.without_spares([idle, *nodes], busy, {"small": 1}) == nodes
+    busy = nodes_of(pipeline)
+    assert without_spares([idle, *nodes], busy, {"small": 1}) == nodes
     assert planner.better_placement(config, {"p": pipeline}, [idle, *nodes], busy, {}) is None
 
 

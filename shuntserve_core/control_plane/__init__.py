@@ -1,0 +1,1 @@
+"""What keeps pipelines running on nodes that come and go."""
