@@ -7,7 +7,7 @@ the credentials: docs/explanation/weights.md has the figures.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -33,7 +33,13 @@ from shuntserve_core.interfaces.store import (
 )
 from shuntserve_core.weights.checksum import PREFIX
 from shuntserve_core.weights.pieces import total_bytes
-from shuntserve_plugins.storage.s3_errors import clear_errors, is_ignored_range, region_in
+from shuntserve_plugins.storage.s3_errors import (
+    clear_errors,
+    is_ignored_range,
+    no_s3,
+    not_removed,
+    region_in,
+)
 from shuntserve_plugins.storage.s3_upload import Target, put_parts, unfinished_uploads
 
 CONNECTIONS = 32
@@ -87,6 +93,7 @@ class S3Store:
                 region_name=session.region_name or "us-east-1",
                 config=_client_config(options),
             )
+            _refuse_endpoint(client.meta.endpoint_url, url)
             return cls(options, client, _reader(options, session, client))
 
     @property
@@ -99,9 +106,10 @@ class S3Store:
     def check(self) -> None:
         """List one object: tells a wrong endpoint, bucket and credentials apart."""
         with self._clear():
-            self._client.list_objects_v2(
+            answer = self._client.list_objects_v2(
                 Bucket=self.options.bucket, Prefix=self._path(""), MaxKeys=1
             )
+        self._known(answer, "Name", "IsTruncated", "KeyCount")
 
     def read_into(self, key: str, buffers: Pieces, offset: int = 0) -> None:
         """One range request; where the server ignores ranges, the object up to where it matters."""
@@ -126,6 +134,7 @@ class S3Store:
         """The object's bytes; its ETag is the version."""
         with self._clear(key):
             answer = self._client.get_object(**self._at(key))
+            self._known(answer, "ETag", key=key)
             return answer["Body"].read(), answer["ETag"]
 
     def put(
@@ -149,6 +158,7 @@ class S3Store:
         try:
             with self._clear(key):
                 answer = self._client.put_object(**self._at(key), Body=data, **condition)
+                self._known(answer, "ETag", key=key)
                 return str(answer["ETag"])
         except (VersionConflict, ObjectMissing) as error:
             # A retry after a lost answer finds what the first try has written.
@@ -168,6 +178,7 @@ class S3Store:
         try:
             with self._clear(key):
                 answer = self._client.head_object(**self._at(key))
+                self._known(answer, "ETag", "ContentLength", key=key)
         except ObjectMissing:
             return None
         recorded = answer["Metadata"].get(_METADATA)
@@ -194,10 +205,8 @@ class S3Store:
                     Bucket=self.options.bucket, Delete={"Objects": batch, "Quiet": True}
                 )
             for failure in answer.get("Errors", ()):
-                raise StoreError(
-                    f"could not be removed: {failure.get('Message', failure.get('Code'))}",
-                    where=failure.get("Key", ""),
-                )
+                said = (str(failure.get(part, "")) for part in ("Key", "Code", "Message"))
+                raise not_removed(self.options.bucket, *said)
 
     def discard_unfinished(self, prefix: str) -> int:
         """Abort multipart uploads."""
@@ -223,7 +232,18 @@ class S3Store:
 
     def _clear(self, key: str = "") -> Any:
         endpoint = self._client.meta.endpoint_url
-        return clear_errors(self.options.bucket, endpoint=endpoint, key=key, region_of=self._region)
+        path = self._path(key)
+        return clear_errors(
+            self.options.bucket, endpoint=endpoint, key=path, region_of=self._region
+        )
+
+    def _known(self, answer: Mapping[str, Any], *parts: str, key: str = "") -> None:
+        """Raise `StoreError` for an answer without any of what S3 always says."""
+        if not answer.keys() & set(parts):
+            where = f"s3://{self.options.bucket}/{self._path(key)}".rstrip("/")
+            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 200)
+            found = f"it answers HTTP {status} with something else"
+            raise no_s3(self._client.meta.endpoint_url, where, found)
 
     def _region(self) -> str:
         """Where the server says that the bucket is; empty where it does not."""
@@ -231,7 +251,7 @@ class S3Store:
             answer = self._client.head_bucket(Bucket=self.options.bucket)
         except ClientError as error:
             return region_in(error)
-        except BotoCoreError:
+        except (BotoCoreError, RecursionError):
             return ""
         return str(answer.get("BucketRegion", ""))
 
@@ -256,18 +276,35 @@ def _parse(url: str) -> S3Options:
     for name in options.keys() - known:
         raise UserError(f"unknown option {name!r}", where=url, remedy=did_you_mean(name, known))
     endpoint = options.get("endpoint", "")
-    if endpoint and not endpoint.startswith(("http://", "https://")):
-        raise UserError(
-            f"the endpoint {endpoint!r} has no scheme",
-            where=url,
-            remedy=f"write endpoint=https://{endpoint}, or http:// where it has no TLS",
-        )
+    if endpoint:
+        _refuse_endpoint(endpoint, url)
     address = {"bucket": parts.netloc, "prefix": parts.path.strip("/")}
     try:
         return cattrs.structure({**options, **address}, S3Options)
     except cattrs.BaseValidationError as error:
         reasons = cattrs.transform_error(error, path="options")
         raise UserError("; ".join(reasons), where=url) from error
+
+
+def _refuse_endpoint(endpoint: str, url: str) -> None:
+    if "://" not in endpoint:
+        raise UserError(
+            f"the endpoint {endpoint!r} has no scheme",
+            where=url,
+            remedy=f"write endpoint=https://{endpoint}, or http:// where it has no TLS",
+        )
+    try:
+        parts = urlsplit(endpoint)
+        parts.port  # noqa: B018 - raises for what is none
+        sound = parts.scheme in ("http", "https") and parts.hostname and " " not in endpoint
+    except ValueError:
+        sound = ""
+    if not sound:
+        raise UserError(
+            f"the endpoint {endpoint!r} is no address of a server",
+            where=url,
+            remedy="write http://HOST:PORT or https://HOST",
+        )
 
 
 def _client_config(options: S3Options) -> Config:

@@ -19,6 +19,7 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
+from botocore.parsers import ResponseParserError
 from obstore.exceptions import (
     BaseError,
     NotFoundError,
@@ -35,6 +36,8 @@ _REFUSED = (
     "SignatureDoesNotMatch",
     "InvalidToken",
     "InvalidClientTokenId",
+    "Unauthorized",
+    "401",
 )
 _FORBIDDEN = ("AccessDenied", "AllAccessDisabled", "Forbidden", "403")
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
@@ -59,9 +62,21 @@ _ACTIONS = {
     "DeleteObjects": "s3:DeleteObject",
 }
 """What a policy must allow for an operation that has another name."""
-_RENEW = (
-    "get new ones (aws sso login, or a new session token) and try again: what was uploaded is kept"
-)
+_RENEW = "get new ones (aws sso login, or a new session token) and try again"
+_LATER = "try again later"
+_ASK = "see what the server's documentation says of it"
+_SLOWER = "try again later, with fewer --workers"
+_SPACE = "free some space on the server, or raise its quota, and try again"
+_KEPT = ": what was uploaded is kept"
+_REMEDIES = {
+    "SlowDown": _SLOWER,
+    "ServiceUnavailable": _SLOWER,
+    "TooManyRequests": _SLOWER,
+    "RequestLimitExceeded": _SLOWER,
+    "QuotaExceeded": _SPACE,
+    "XMinioStorageFull": _SPACE,
+    "InvalidBucketName": "correct the bucket in the store's URL: s3://BUCKET/PREFIX",
+}
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or an instance role"
 
 
@@ -88,15 +103,21 @@ def clear_errors(
         reason = f"AWS credentials cannot be renewed: {_one_line(error)}"
         raise StoreError(reason, where=where, remedy=_RENEW) from error
     except ProfileNotFound as error:
-        raise StoreError(str(error), where=where) from error
+        remedy = "correct profile=NAME in the store's URL, or AWS_PROFILE"
+        raise StoreError(str(error), where=where, remedy=remedy) from error
     except (HTTPClientError, ConnectionError) as error:
         raise StoreError(
             f"no usable answer from {endpoint or 'AWS'}: {_one_line(error)}",
             where=where,
             remedy="check the endpoint and the network",
         ) from error
+    except ResponseParserError as error:
+        raise no_s3(endpoint, where, _one_line(error)) from error
     except BotoCoreError as error:
-        raise StoreError(_one_line(error), where=where) from error
+        remedy = "correct the store's URL, or the AWS configuration"
+        raise StoreError(_one_line(error), where=where, remedy=remedy) from error
+    except RecursionError as error:  # botocore asks again wherever it is sent, also back
+        raise no_s3(endpoint, where, "it redirects in a circle") from error
     except (BaseError, FileNotFoundError) as error:
         raise _from_reader(error, where, bucket, endpoint, region_of) from error
 
@@ -116,6 +137,8 @@ def _from_server(error: ClientError, where: str, bucket: str, endpoint: str) -> 
             where=where,
             remedy="create it, or correct the store's URL",
         )
+    if not code or (code in _MISSING and error.operation_name == "ListObjectsV2"):
+        return no_s3(endpoint, where, f"it answers HTTP {_status(error)}")
     if code in _MISSING:
         return ObjectMissing("there is no such object", where=where)
     if code in _CONFLICT:
@@ -127,7 +150,36 @@ def _from_server(error: ClientError, where: str, bucket: str, endpoint: str) -> 
         return StoreError(reason, where=where, remedy="set the clock")
     if refusal := _refusal(code, error.operation_name, bucket, where):
         return refusal
-    return StoreError(f"the server answers {code}: {message}".rstrip(": "), where=where)
+    remedy = _REMEDIES.get(code, _LATER if _status(error) >= 500 else _ASK)
+    remedy += _KEPT if _uploads(error.operation_name) and remedy != _ASK else ""
+    reason = f"the server answers {code}: {message}".rstrip(": ")
+    return StoreError(reason, where=where, remedy=remedy)
+
+
+def no_s3(endpoint: str, where: str, found: str) -> StoreError:
+    """Something answers at the endpoint, and not as S3 does."""
+    return StoreError(
+        f"no S3 server answers at {endpoint or 'AWS'}: {found}",
+        where=where,
+        remedy="check the endpoint's host, port and path",
+    )
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _uploads(operation: str) -> bool:
+    return _ACTIONS.get(operation, operation).endswith("PutObject")
+
+
+def not_removed(bucket: str, key: str, code: str, message: str) -> StoreError:
+    """What is said of an object that a request for many did not remove."""
+    if refusal := _refusal(code, "DeleteObjects", bucket, f"s3://{bucket}/{key}"):
+        return refusal
+    return StoreError(
+        f"could not be removed: {message or code}", where=f"s3://{bucket}/{key}", remedy=_LATER
+    )
 
 
 def _refusal(code: str, operation: str, bucket: str, where: str) -> StoreError | None:
@@ -135,7 +187,8 @@ def _refusal(code: str, operation: str, bucket: str, where: str) -> StoreError |
     action = _ACTIONS.get(operation, f"s3:{operation}")
     on = f"{action} on bucket {bucket!r}"
     if code in _EXPIRED:
-        reason, remedy = f"the credentials have expired ({code}, at {on})", _RENEW
+        reason = f"the credentials have expired ({code}, at {on})"
+        remedy = _RENEW + (_KEPT if _uploads(operation) else "")
     elif code in _FORBIDDEN:
         reason = f"the server refuses {on} ({code})"
         remedy = f"allow {action} there, or use other credentials"

@@ -41,7 +41,7 @@ def test_a_refusal_in_the_middle_of_a_push_names_action_and_bucket(
         stub.add_response("put_object", {})
         stub.add_client_error("put_object", code, http_status_code=403)
         store.put("first", [memoryview(b"x")], "xxh3-128:0")
-        with pytest.raises(StoreError, match=rf"^s3://wts/second: the .*{said}") as caught:
+        with pytest.raises(StoreError, match=rf"^s3://wts/q/second: the .*{said}") as caught:
             store.put("second", [memoryview(b"x")], "xxh3-128:0")
     assert "\n" not in str(caught.value)
 
