@@ -92,6 +92,7 @@ class LocalLauncher:
             if not url:  # nor may it outlive a launch that is cancelled
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
+                await process.wait()
         identity = identity_of(process.pid)
         address = {"url": url, "token": token, "pid": process.pid, "process": identity}
         write_private(directory / "agent.json", json.dumps(address))
