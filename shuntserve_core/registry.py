@@ -5,19 +5,32 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib import metadata
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import pluggy
 from attrs import evolve, frozen
 
 from shuntserve_core import hookspecs
 from shuntserve_core.errors import UserError, did_you_mean
-from shuntserve_core.hookspecs import GROUP, Provider
+from shuntserve_core.hookspecs import GROUP, Provider, Unusable
+from shuntserve_core.registered import class_trouble, described, shortened, value_trouble
 from shuntserve_core.types import GpuSpec, InstanceType
+
+if TYPE_CHECKING:
+    from shuntserve_core.interfaces.balancer import Balancer
+    from shuntserve_core.interfaces.check import Check
+    from shuntserve_core.interfaces.cloud import Provisioner, SpotSource
+    from shuntserve_core.interfaces.engine import Engine
+    from shuntserve_core.interfaces.estimator import Estimator
+    from shuntserve_core.interfaces.frontdoor import FrontDoor
+    from shuntserve_core.interfaces.launcher import Launcher
+    from shuntserve_core.interfaces.optimizer import Optimizer
+    from shuntserve_core.interfaces.store import WeightStore
 
 DISABLE_VARIABLE = "SHUNTSERVE_DISABLE_PLUGINS"
 """Environment variable: entry-point names to leave out, separated by commas; `*` is all."""
@@ -46,6 +59,15 @@ class PluginInfo:
     """Why it is not loaded; empty if it is."""
     disabled: bool = False
 
+    @property
+    def key(self) -> str:
+        """`package:name`: what tells plugins of one name apart."""
+        return f"{self.package}:{self.name}"
+
+
+Value = GpuSpec | InstanceType | Provider
+"""What a hook registers."""
+
 
 @frozen
 class Entry:
@@ -53,20 +75,23 @@ class Entry:
 
     kind: str
     name: str
-    value: Any
+    value: Value
     plugin: PluginInfo
 
     @property
     def summary(self) -> str:
         """One line about it, where the plugin gave one."""
-        return getattr(self.value, "summary", "") or getattr(self.value, "source", "")
+        if isinstance(self.value, InstanceType):
+            return ""
+        return self.value.summary if isinstance(self.value, Provider) else self.value.source
 
 
 class Registry:
     """All plugins of this installation.
 
     `disabled` names entry points to leave out (in addition to the environment variable
-    `SHUNTSERVE_DISABLE_PLUGINS`); `extra` are plugin objects to use without being installed.
+    `SHUNTSERVE_DISABLE_PLUGINS`), as `name` or `package:name`; `extra` are plugin objects to use
+    without being installed.
     """
 
     def __init__(
@@ -77,7 +102,12 @@ class Registry:
         self._extra = dict(extra or {})
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
-        self._failures: dict[str, str] = {}
+        self._failures: defaultdict[str, list[str]] = defaultdict(list)
+
+    @property
+    def disabled(self) -> tuple[str, ...]:
+        """Names that are left out: what other processes of a cluster must leave out too."""
+        return tuple(sorted(self._disabled))
 
     def without(self, names: Iterable[str]) -> Registry:
         """The same plugins less some entry points; this registry itself if there are none."""
@@ -90,7 +120,7 @@ class Registry:
     def plugins(self) -> tuple[PluginInfo, ...]:
         """Every plugin found, in the order of their names, with what failed and why."""
         found = []
-        for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        for entry in sorted(metadata.entry_points(group=GROUP), key=_precedence):
             found.append(self._load_entry_point(entry))
         for name, plugin in self._extra.items():
             module = getattr(plugin, "__name__", type(plugin).__name__)
@@ -101,12 +131,12 @@ class Registry:
         package = entry.dist.name if entry.dist else "unknown"
         version = entry.dist.version if entry.dist else ""
         info = PluginInfo(entry.name, package, version, entry.value)
-        if self._disabled & {entry.name, "*"}:
+        if self._disabled & {entry.name, info.key, "*"}:
             return evolve(info, disabled=True)
         try:
             plugin = entry.load()
         except (Exception, SystemExit) as error:  # whatever a broken plugin raises is reported
-            return evolve(info, error=_describe(error))
+            return evolve(info, error=described(error))
         return self._register(info, plugin)
 
     def _register(self, info: PluginInfo, plugin: object) -> PluginInfo:
@@ -122,12 +152,15 @@ class Registry:
             return evolve(info, error=f"no hook is called {unknown[0]}; {remedy}")
         try:
             hash(plugin)  # pluggy keeps plugins in sets
-            self._manager.register(plugin, name=f"{info.package}:{info.name}")
+            if self._manager.is_registered(plugin):
+                other = self._manager.get_name(plugin)
+                return evolve(info, error=f"it is the same module as the plugin {other}")
+            self._manager.register(plugin, name=info.key)
             self._manager.check_pending()
         except Exception as error:
             if self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
-            return evolve(info, error=_describe(error))
+            return evolve(info, error=described(error))
         callers = self._manager.get_hookcallers(plugin) or []
         return evolve(info, hooks=tuple(caller.name for caller in callers))
 
@@ -139,67 +172,111 @@ class Registry:
     def _collected(self) -> dict[str, dict[str, Entry]]:
         collected: dict[str, dict[str, Entry]] = {}
         for kind in KINDS:
-            arguments = {}
-            if kind == "instance-type":
-                arguments["gpus"] = {n: e.value for n, e in collected["gpu"].items()}
-            collected[kind] = self._collect(kind, arguments)
+            entries = collected[kind] = {}
+            for info in self.plugins:
+                if KINDS[kind] in info.hooks:
+                    self._collect(kind, info, _arguments(kind, collected), entries)
         return collected
 
-    def _collect(self, kind: str, arguments: dict[str, Any]) -> dict[str, Entry]:
-        """Call one hook plugin by plugin, so that a failing one stops no other."""
-        entries: dict[str, Entry] = {}
-        for info in self.plugins:
-            key = f"{info.package}:{info.name}"
-            plugin = self._manager.get_plugin(key)
-            if plugin is None or KINDS[kind] not in info.hooks:
-                continue
-            others = [p for p in self._manager.get_plugins() if p is not plugin]
-            call = self._manager.subset_hook_caller(KINDS[kind], others)
-            try:
-                for values in call(**arguments):
-                    for value in values:
-                        self._add(entries, Entry(kind, _checked(kind, value).name, value, info))
-            except (Exception, SystemExit) as error:
-                self._failures[key] = f"{KINDS[kind]}: {_describe(error)}"
-        return entries
+    def _collect(
+        self, kind: str, info: PluginInfo, arguments: dict[str, Any], entries: dict[str, Entry]
+    ) -> None:
+        """Call one hook of one plugin: what fails stops no other plugin, nor other values of it."""
+        failures = self._failures[info.key]
+        try:
+            for value in self._values(kind, info, arguments):
+                if isinstance(value, Unusable):
+                    failures.append(shortened(f"{kind} {value.name}: {value.reason}"))
+                    continue
+                name = getattr(value, "name", "")
+                trouble = value_trouble(kind, value)
+                if not trouble and name in entries:
+                    trouble = f"is already provided by {entries[name].plugin.key}"
+                if trouble:
+                    failures.append(shortened(f"{kind} {name}".strip() + f": {trouble}"))
+                else:
+                    entries[name] = Entry(kind, name, value, info)
+        except (Exception, SystemExit) as error:
+            failures.append(f"{KINDS[kind]}: {described(error)}")
 
-    def _add(self, entries: dict[str, Entry], entry: Entry) -> None:
-        taken = entries.get(entry.name)
-        if taken is not None:
-            raise ValueError(
-                f"{entry.kind} {entry.name!r} is already provided by {taken.plugin.package}"
-            )
-        entries[entry.name] = entry
+    def _values(self, kind: str, info: PluginInfo, arguments: dict[str, Any]) -> Iterator[Any]:
+        """What a plugin's hook returns, one by one.  Raises whatever the plugin raises."""
+        plugin = self._manager.get_plugin(info.key)
+        others = [p for p in self._manager.get_plugins() if p is not plugin]
+        answers = self._manager.subset_hook_caller(KINDS[kind], others)(**arguments)
+        if not answers:
+            raise TypeError("it returned None, not a list: yield values, or return []")
+        for values in answers:
+            if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+                raise TypeError(f"it returned a {type(values).__name__}, not a list of values")
+            yield from values
 
     @cached_property
     def failures(self) -> Mapping[str, str]:
         """Plugins that could not be used, `package:name` to reason.  Calls every hook."""
-        failed = {f"{p.package}:{p.name}": p.error for p in self.plugins if p.error}
         _ = self._collected
-        return {**failed, **self._failures}
+        found = {p.key: [p.error] if p.error else self._failures[p.key] for p in self.plugins}
+        return {key: "; ".join(reasons) for key, reasons in found.items() if reasons}
 
-    def get(self, kind: str, name: str, *, where: str = "") -> Any:
-        """The value of that name, imported if it is a `Provider`.
+    @overload
+    def get(self, kind: Literal["estimator"], name: str, *, where: str = "") -> type[Estimator]: ...
+    @overload
+    def get(self, kind: Literal["optimizer"], name: str, *, where: str = "") -> type[Optimizer]: ...
+    @overload
+    def get(self, kind: Literal["balancer"], name: str, *, where: str = "") -> type[Balancer]: ...
+    @overload
+    def get(
+        self, kind: Literal["spot-source"], name: str, *, where: str = ""
+    ) -> type[SpotSource]: ...
+    @overload
+    def get(
+        self, kind: Literal["provisioner"], name: str, *, where: str = ""
+    ) -> type[Provisioner]: ...
+    @overload
+    def get(
+        self, kind: Literal["weight-store"], name: str, *, where: str = ""
+    ) -> type[WeightStore]: ...
+    @overload
+    def get(self, kind: Literal["engine"], name: str, *, where: str = "") -> type[Engine]: ...
+    @overload
+    def get(self, kind: Literal["frontdoor"], name: str, *, where: str = "") -> type[FrontDoor]: ...
+    @overload
+    def get(self, kind: Literal["launcher"], name: str, *, where: str = "") -> type[Launcher]: ...
+    @overload
+    def get(self, kind: Literal["check"], name: str, *, where: str = "") -> type[Check]: ...
+    @overload
+    def get(self, kind: str, name: str, *, where: str = "") -> type[object]: ...
+    def get(self, kind: str, name: str, *, where: str = "") -> type[object]:
+        """The class of that name, imported, and known to implement the protocol of its kind.
 
-        Raises `UserError` that lists what is there, the nearest match, and failed plugins.
+        Hardware is no class: see `gpus` and `instance_types`.  Raises `UserError` that lists what
+        is there, the nearest match, and failed plugins.
         """
         entry = self.entries(kind).get(name)
         if entry is None:
             raise UserError(f"unknown {kind} {name!r}", where=where, remedy=self.remedy(kind, name))
         if not isinstance(entry.value, Provider):
-            return entry.value
+            raise TypeError(f"{kind} {name} is a value, no class")
+        package = entry.plugin.package
+        remedy = f"report it to the authors of {package}, or use another {kind}"
         try:
-            return _follow(entry.value.target)
-        except Exception as error:  # whatever the import of a plugin's module raises
-            package = entry.plugin.package
-            remedy = f"report it to the authors of {package}, or use another {kind}"
+            found = _follow(entry.value.target)
+        except (Exception, SystemExit) as error:  # whatever a plugin's module raises
             if isinstance(error, ModuleNotFoundError):
                 remedy = f"install what provides {error.name!r}, or all of {package}'s extras"
             raise UserError(
-                f"{kind} {name!r} of package {package} cannot be imported: {_describe(error)}",
+                f"{kind} {name!r} of package {package} cannot be imported: {described(error)}",
                 where=where,
                 remedy=remedy,
             ) from error
+        if trouble := class_trouble(kind, found):
+            raise UserError(
+                f"{kind} {name!r} of package {package} cannot be used: {trouble}",
+                where=where,
+                remedy=remedy,
+            )
+        assert isinstance(found, type)
+        return found
 
     def remedy(self, kind: str, name: str, *, also: Iterable[str] = ()) -> str:
         """What to do about an unknown name: the nearest, all there are, and failed plugins.
@@ -217,28 +294,34 @@ class Registry:
     @property
     def gpus(self) -> dict[str, GpuSpec]:
         """Registered GPUs by name."""
-        return {name: entry.value for name, entry in self.entries("gpu").items()}
+        values = {name: entry.value for name, entry in self.entries("gpu").items()}
+        return {name: value for name, value in values.items() if isinstance(value, GpuSpec)}
 
     @property
     def instance_types(self) -> dict[str, InstanceType]:
         """Registered instance types by name."""
-        return {name: entry.value for name, entry in self.entries("instance-type").items()}
+        values = {name: entry.value for name, entry in self.entries("instance-type").items()}
+        return {name: value for name, value in values.items() if isinstance(value, InstanceType)}
 
 
-def _checked(kind: str, value: Any) -> Any:
-    wanted = {"gpu": GpuSpec, "instance-type": InstanceType}.get(kind, Provider)
-    if not isinstance(value, wanted):
-        raise TypeError(f"expected a {wanted.__name__}, got {value!r}")
-    return value
+def _arguments(kind: str, collected: Mapping[str, Mapping[str, Entry]]) -> dict[str, Any]:
+    """What a kind's hook is given: made for each plugin anew, as it may change it."""
+    if kind == "instance-type":
+        return {"gpus": {name: entry.value for name, entry in collected["gpu"].items()}}
+    return {}
 
 
-def _follow(target: str) -> Any:
+def _precedence(entry: metadata.EntryPoint) -> tuple[bool, str, str]:
+    """The order in which plugins are asked; the first to provide a name keeps it.
+
+    Bundled ones come first, so that what a file means does not depend on what else is installed.
+    """
+    package = entry.dist.name if entry.dist else ""
+    return package != GROUP, entry.name, package
+
+
+def _follow(target: str) -> object:
     module_name, _, attribute = target.partition(":")
     module: ModuleType = importlib.import_module(module_name)
-    return getattr(module, attribute)
-
-
-def _describe(error: BaseException) -> str:
-    """The error on one line of bearable length."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    found: object = getattr(module, attribute)
+    return found

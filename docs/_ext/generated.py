@@ -18,7 +18,7 @@ from shuntserve_core.cli import COMMANDS, cli
 from shuntserve_core.config.docstrings import field_docs
 from shuntserve_core.config.document import Document
 from shuntserve_core.config.fields import choices_of, field_words, item_of, without_none
-from shuntserve_core.config.schema import plugin_kinds, plugin_options
+from shuntserve_core.config.schema import plugin_options, plugin_tables
 from shuntserve_core.config.structure import OPTIONS_FIELD
 from shuntserve_core.registry import HOOKS, KINDS, Registry
 
@@ -103,9 +103,9 @@ def configuration() -> str:
         written = f"[[{attribute.name}]]" if item else f"[{attribute.name}]"
         parts.append(f"## `{written}`\n\n{docs[attribute.name]}\n")
         parts.append(_table(item or kind, attribute.name))
-        if attribute.name in plugin_kinds():
-            for name, cls in plugin_options(attribute.name, registry):
-                parts.append(f"### Options of {attribute.name} `{name}`\n")
+        if plugin := plugin_tables().get(attribute.name):
+            for name, cls in plugin_options(plugin, registry):
+                parts.append(f"### Options of {plugin.replace('-', ' ')} `{name}`\n")
                 parts.append(_table(cls, attribute.name))
     return "\n".join(parts)
 

@@ -18,8 +18,8 @@ from shuntserve_core.types.spot import SpotEvent
 class TraceReplay:
     """Replays a trace; nodes are ended at their deadlines, as a cloud would."""
 
-    file: str
-    """CSV or JSON file of events, relative to where `serve` was started."""
+    file: Path
+    """CSV or JSON file of events."""
     time_scale: float = field(default=1.0, validator=gt(0.0))
     """How many times faster than recorded; notices are shortened as well."""
 
@@ -28,7 +28,7 @@ class TraceReplay:
     async def events(self, nodes: Sequence[str]) -> AsyncIterator[SpotEvent]:
         """Every event of the file, when its time has come.  Raises `UserError`."""
         start = time.time()
-        for event in read_events(Path(self.file)):
+        for event in read_events(self.file):
             due = start + event.at / self.time_scale
             await asyncio.sleep(max(0.0, due - time.time()))
             deadline = None if event.notice is None else due + event.notice / self.time_scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shuntserve_core.hookspecs import hookimpl
+from shuntserve_core.hookspecs import Unusable, hookimpl
 from shuntserve_core.types import GpuSpec, InstanceType
 
 
@@ -18,7 +18,9 @@ def shuntserve_register_gpus() -> Iterable[GpuSpec]:
 
 
 @hookimpl
-def shuntserve_register_instance_types(gpus: dict[str, GpuSpec]) -> Iterable[InstanceType]:
+def shuntserve_register_instance_types(
+    gpus: dict[str, GpuSpec],
+) -> Iterable[InstanceType | Unusable]:
     """What AWS and Google Cloud rent, and `local`."""
     from shuntserve_plugins.gpus import aws, gcp, host
 

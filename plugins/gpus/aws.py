@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
+from shuntserve_core.hookspecs import Unusable
 from shuntserve_core.types import GpuSpec, InstanceType, Link
-from shuntserve_plugins.gpus.links import between
+from shuntserve_plugins.gpus.links import LinkUnknown, between
 
 NETWORK = Link(bandwidth=5e9, latency=1e-3)
 """Between instances, bytes/s and seconds a message: measured with g5, g6, g6e (arXiv 2606.18600).
@@ -50,15 +51,20 @@ _ROWS = (
 )
 
 
-def instance_types(gpus: dict[str, GpuSpec]) -> Iterator[InstanceType]:
+def instance_types(gpus: dict[str, GpuSpec]) -> Iterator[InstanceType | Unusable]:
     """Every AWS instance type whose GPU is registered."""
     for row in _ROWS:
         if row.gpu in gpus:
+            try:
+                link = between(row.gpu, row.count)
+            except LinkUnknown as error:
+                yield Unusable(row.name, str(error))
+                continue
             yield InstanceType(
                 name=row.name,
                 gpu=gpus[row.gpu],
                 gpu_count=row.count,
-                link=between(row.gpu, row.count),
+                link=link,
                 network=NETWORK,
                 price=row.price,
                 spot_price=row.spot,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from shuntserve_core.hookspecs import Unusable
 from shuntserve_core.types import GpuSpec, InstanceType, Link
-from shuntserve_plugins.gpus.links import between
+from shuntserve_plugins.gpus.links import LinkUnknown, between
 
 _ROWS = (
     # name, GPU, count, $/h, network bytes/s (the documented egress limit)
@@ -25,15 +26,20 @@ _MESSAGE_LATENCY = 1e-3
 """Seconds a message between machines: as measured on AWS (arXiv 2606.18600)."""
 
 
-def instance_types(gpus: dict[str, GpuSpec]) -> Iterator[InstanceType]:
+def instance_types(gpus: dict[str, GpuSpec]) -> Iterator[InstanceType | Unusable]:
     """Every machine type whose GPU is registered."""
     for name, gpu, count, price, egress in _ROWS:
         if gpu in gpus:
+            try:
+                link = between(gpu, count)
+            except LinkUnknown as error:
+                yield Unusable(name, str(error))
+                continue
             yield InstanceType(
                 name=name,
                 gpu=gpus[gpu],
                 gpu_count=count,
-                link=between(gpu, count),
+                link=link,
                 network=Link(egress, _MESSAGE_LATENCY),
                 price=price,
                 cloud="gcp",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from shuntserve_core.config.fields import resolved
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.check import ABSENT, OK, PROBLEM, Finding
-from shuntserve_core.registry import Registry
 from shuntserve_core.weights import load_manifest, open_store, parse_model_name
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ class Weights:
             return
         url = table.store
         if "://" not in url:
-            url = str((config.file.parent / url).resolve())
+            url = str(resolved(config.file.parent, url).resolve())
         try:
-            store = open_store(url, Registry())
+            store = open_store(url, config.registry)
             try:
                 manifest = load_manifest(store, parse_model_name(table.model))
             finally:

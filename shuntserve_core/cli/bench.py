@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shuntserve_core.cli.common import json_option, print_json
+from shuntserve_core.cli.common import json_option, print_json, registry_of
 from shuntserve_core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from shuntserve_core.bench.arrivals import Arrival
+    from shuntserve_core.registry import Registry
 
 _KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -98,7 +99,10 @@ _KEY_VARIABLE = "OPENAI_API_KEY"
     help="Write a CSV file, one row a request.",
 )
 @json_option
-def bench(target: str, as_json: bool, output: Path | None, **options: Any) -> None:
+@click.pass_context
+def bench(
+    ctx: click.Context, /, target: str, as_json: bool, output: Path | None, **options: Any
+) -> None:
     """Load an endpoint and report latencies and rates.
 
     The API key is taken from OPENAI_API_KEY.  Exits with status 1 if any request failed.
@@ -109,7 +113,7 @@ def bench(target: str, as_json: bool, output: Path | None, **options: Any) -> No
 
     if output is not None:
         write_csv(output, ())  # an hour's load must not end in a folder that is not there
-    results = asyncio.run(_run(_url(target), options, quiet=as_json))
+    results = asyncio.run(_run(_url(target, registry_of(ctx)), options, quiet=as_json))
     if output is not None:
         write_csv(output, results)
     report = summary(results)
@@ -164,20 +168,21 @@ def _arrivals(options: dict[str, Any]) -> Iterable[Arrival]:
     return arrivals.closed(count, lengths, options["seed"])
 
 
-def _url(target: str) -> str:
+def _url(target: str, registry: Registry) -> str:
     """The endpoint's base URL: as given, or where a configuration has it listen."""
     if "://" in target:
         return target.rstrip("/").removesuffix("/v1")
-    import tomli
+    from shuntserve_core.config.build import door_of
+    from shuntserve_core.interfaces.frontdoor import Addressed
 
-    try:
-        table = tomli.loads(Path(target).read_text(encoding="utf-8")).get("frontdoor", {})
-    except (OSError, tomli.TOMLDecodeError) as error:
+    if not Path(target).is_file():
         remedy = "expected a URL such as http://127.0.0.1:8000, or a configuration file"
-        raise UserError(str(error), where=target, remedy=remedy) from error
-    host = table.get("host", "127.0.0.1")
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - to call it
-    return f"http{'s' if table.get('tls_certificate') else ''}://{host}:{table.get('port', 8000)}"
+        raise UserError("no such file", where=target, remedy=remedy)
+    door = door_of(Path(target), registry)
+    if isinstance(door, Addressed):
+        return door.url
+    remedy = "give its URL, such as http://127.0.0.1:8000"
+    raise UserError("its front door does not say where it listens", where=target, remedy=remedy)
 
 
 def _show(report: dict[str, Any]) -> None:

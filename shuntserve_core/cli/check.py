@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from shuntserve_core.cli.common import (
     print_json,
 )
 from shuntserve_core.errors import UserError, UserErrorGroup
+
+if TYPE_CHECKING:
+    from shuntserve_core.config import Config
 
 
 @click.command()
@@ -32,6 +36,7 @@ def check(ctx: click.Context, config_file: str, as_json: bool) -> None:
             problem_from(config)
             optimizer_from(config)
             unsuited = refuse_or_note(config)
+            troubles = _unimported(config)
     except UserError as error:
         if not as_json:
             raise
@@ -50,5 +55,25 @@ def check(ctx: click.Context, config_file: str, as_json: bool) -> None:
     )
     if unsuited:
         click.echo(f"note: for planning only, it cannot be served: {unsuited}")
-    if trouble := local_trouble(config):
-        click.echo(f"note: it cannot be served from this machine: launcher.device: {trouble}")
+    if not troubles and (trouble := local_trouble(config)):
+        troubles = [f"launcher.device: {trouble}"]
+    for trouble in troubles:
+        click.echo(f"note: it cannot be served from this machine: {trouble}")
+
+
+def _unimported(config: Config) -> list[str]:
+    """What `serve` would need and a bare installation lacks.  Raises `UserError` for what would be
+    wrong on any machine."""
+    from shuntserve_core.config.build import plugin_from
+
+    document = config.document
+    tables = [(kind, getattr(document, kind)) for kind in ("balancer", "frontdoor", "launcher")]
+    troubles = []
+    for kind, table in [*tables, *(("spot-source", table) for table in document.spot)]:
+        try:
+            plugin_from(config, kind, table)
+        except UserError as error:
+            if not isinstance(error.__cause__, ModuleNotFoundError):
+                raise
+            troubles.append(str(error))
+    return troubles

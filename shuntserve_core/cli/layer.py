@@ -18,7 +18,6 @@ from shuntserve_core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from shuntserve_core.config import Config
-    from shuntserve_core.interfaces.layer import LayerPredictor
     from shuntserve_core.types import InstanceType
 
 _MOST = 10_000_000
@@ -140,18 +139,18 @@ def _predictions(
     context: int,
 ) -> list[dict[str, Any]]:
     from shuntserve_core.config import estimator_from
+    from shuntserve_core.interfaces.layer import LayerPredictor
     from shuntserve_core.types import StageKind
 
     name = estimator or config.document.estimator.name
     with naming(config.file):
-        bound: Any = estimator_from(config, estimator, catalog={instance.name: instance})
-    if not hasattr(bound, "prefill_layer"):
+        predictor = estimator_from(config, estimator, catalog={instance.name: instance})
+    if not isinstance(predictor, LayerPredictor):
         raise UserError(
             f'the estimator "{name}" does not predict single layers',
             where="--estimator",
             remedy="use --estimator roofline",
         )
-    predictor: LayerPredictor = bound
     kind = StageKind(instance.name, tp)
     rows: list[dict[str, Any]] = []
     for tokens in prefill:

@@ -38,7 +38,7 @@ def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
             "module": info.module,
             "hooks": list(info.hooks),
             "disabled": info.disabled,
-            "error": info.error or failures.get(f"{info.package}:{info.name}", ""),
+            "error": failures.get(info.key, ""),
         }
         for info in registry.plugins
     ]

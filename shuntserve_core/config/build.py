@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from attrs import evolve
 
-from shuntserve_core.config.loader import Config
+from shuntserve_core.config.loader import Config, read_toml
 from shuntserve_core.config.mistakes import Mistakes
 from shuntserve_core.config.options import structure_options
+from shuntserve_core.config.serving import FrontDoorTable
+from shuntserve_core.registry import Registry
 
 if TYPE_CHECKING:
-    from shuntserve_core.interfaces.estimator import BoundEstimator
+    from shuntserve_core.interfaces.balancer import Balancer
+    from shuntserve_core.interfaces.cloud import SpotSource
+    from shuntserve_core.interfaces.engine import Engine
+    from shuntserve_core.interfaces.estimator import BoundEstimator, Estimator
+    from shuntserve_core.interfaces.frontdoor import FrontDoor
+    from shuntserve_core.interfaces.launcher import Launcher
     from shuntserve_core.interfaces.optimizer import Optimizer, Problem
     from shuntserve_core.types import InstanceType
 
 
 def optimizer_from(config: Config, name: str | None = None) -> Optimizer:
     """The configured optimizer, or another by name, which then has its default options."""
-    optimizer: Optimizer = plugin_from(config, "optimizer", config.document.optimizer, name)
-    return optimizer
+    return plugin_from(config, "optimizer", config.document.optimizer, name)
 
 
 def estimator_from(
@@ -34,10 +41,23 @@ def estimator_from(
     `catalog` is what pipelines may use; by default the cluster's instance types.
     """
     estimator = plugin_from(config, "estimator", config.document.estimator, name)
-    bound: BoundEstimator = estimator.bind(
+    return estimator.bind(
         config.model, config.workload, config.cluster.catalog if catalog is None else catalog
     )
-    return bound
+
+
+def door_of(file: Path, registry: Registry) -> FrontDoor:
+    """The front door of a configuration, of which nothing else is looked at: a machine that loads
+    an endpoint need not have the model.  Raises `UserError`."""
+    data = read_toml(file).get("frontdoor", {})
+    options = dict(data) if isinstance(data, Mapping) else {}
+    name = str(options.pop("name", FrontDoorTable().name))
+    mistakes = Mistakes(str(file))
+    cls = registry.get("frontdoor", name, where=f"{file}: frontdoor.name")
+    door = structure_options(cls, options, registry, mistakes, key="frontdoor", base=file.parent)
+    mistakes.raise_if_any()
+    assert door is not None
+    return door
 
 
 def problem_from(config: Config, estimator: str | None = None, **changes: Any) -> Problem:
@@ -57,11 +77,43 @@ def problem_from(config: Config, estimator: str | None = None, **changes: Any) -
     return evolve(problem, **changes)
 
 
-def plugin_from(config: Config, kind: str, table: Any, name: str | None = None) -> Any:
+@overload
+def plugin_from(
+    config: Config, kind: Literal["estimator"], table: Any, name: str | None = None
+) -> Estimator: ...
+@overload
+def plugin_from(
+    config: Config, kind: Literal["optimizer"], table: Any, name: str | None = None
+) -> Optimizer: ...
+@overload
+def plugin_from(
+    config: Config, kind: Literal["balancer"], table: Any, name: str | None = None
+) -> Balancer: ...
+@overload
+def plugin_from(
+    config: Config, kind: Literal["spot-source"], table: Any, name: str | None = None
+) -> SpotSource: ...
+@overload
+def plugin_from(
+    config: Config, kind: Literal["engine"], table: Any, name: str | None = None
+) -> Engine: ...
+@overload
+def plugin_from(
+    config: Config, kind: Literal["frontdoor"], table: Any, name: str | None = None
+) -> FrontDoor: ...
+@overload
+def plugin_from(
+    config: Config, kind: Literal["launcher"], table: Any, name: str | None = None
+) -> Launcher: ...
+@overload
+def plugin_from(config: Config, kind: str, table: Any, name: str | None = None) -> object: ...
+def plugin_from(config: Config, kind: str, table: Any, name: str | None = None) -> object:
     """The plugin that a table with `name` and `options` asks for, or another by name, which then
     has its default options."""
     options = table.options if name in (None, table.name) else {}
     mistakes = Mistakes(str(config.file))
-    plugin = structure_options(kind, name or table.name, options, config.registry, mistakes)
+    cls = config.registry.get(kind, name or table.name)
+    base = config.file.parent
+    plugin = structure_options(cls, options, config.registry, mistakes, key=kind, base=base)
     mistakes.raise_if_any()
     return plugin

@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import attrs
@@ -21,6 +22,18 @@ class Name:
 
     kind: str
     """A kind of plugin, as `shuntserve plugins` shows it."""
+
+
+class RelativePath:
+    """Marks a text that is a path relative to the configuration file.
+
+    `Annotated[str, RelativePath()]`, or with words that are no paths,
+    `Annotated[str, RelativePath("stderr", "stdout")]`.  An empty text stays empty.  A field of the
+    type `pathlib.Path` needs no mark.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
 
 
 class Bound(NamedTuple):
@@ -37,6 +50,20 @@ def name_of(kind: Any) -> Name | None:
     """The mark of a field that names something registered."""
     marks = (mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, Name))
     return next(marks, None)
+
+
+def path_of(kind: Any) -> RelativePath | None:
+    """The mark of a field that is a path; one without words for `pathlib.Path`."""
+    if kind is Path:
+        return RelativePath()
+    marks = (mark for mark in getattr(kind, "__metadata__", ()) if isinstance(mark, RelativePath))
+    return next(marks, None)
+
+
+def resolved(base: Path | None, path: str) -> Path:
+    """A path that a file in the folder `base` gives: relative to it, `~` being the user's home."""
+    written = Path(path).expanduser() if path.startswith("~") else Path(path)
+    return written if base is None else base / written
 
 
 def without_none(kind: Any) -> Any:
@@ -99,6 +126,8 @@ def type_words(kind: Any) -> str:
         return (
             f"the name of {'an' if name.kind[0] in 'aeiou' else 'a'} {name.kind.replace('-', ' ')}"
         )
+    if mark := path_of(kind):
+        return " or ".join([f'"{word}"' for word in mark.words] + ["a path"])
     item = item_of(kind)
     if item is not None:
         return f"a list of {type_words(item).removeprefix('a ').removeprefix('an ')}s"

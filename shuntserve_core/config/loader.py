@@ -16,6 +16,7 @@ from shuntserve_core.config.mistakes import Mistakes
 from shuntserve_core.config.model import resolve_model
 from shuntserve_core.config.options import structure_options
 from shuntserve_core.config.plugins import check_required
+from shuntserve_core.config.serving import check_spares
 from shuntserve_core.config.structure import NameLookup, make_converter
 from shuntserve_core.config.workload import resolve_workload
 from shuntserve_core.errors import UserError, did_you_mean
@@ -72,9 +73,11 @@ def config_from_data(data: Mapping[str, Any], file: Path, registry: Registry) ->
         check_required(tables["plugins"], registry, mistakes)
     for kind in ("estimator", "optimizer", "engine", "frontdoor", "balancer", "launcher"):
         if kind in tables and tables[kind].options:
-            _check_options(kind, tables[kind], registry, mistakes)
+            _check_options(kind, tables[kind], registry, mistakes, base)
     for index, table in enumerate(tables.get("spot", ())):
-        _check_options("spot-source", table, registry, mistakes, key=f"spot[{index}]")
+        _check_options("spot-source", table, registry, mistakes, base, key=f"spot[{index}]")
+    if cluster is not None and "serve" in tables:
+        check_spares(tables["serve"], cluster, mistakes)
     _check_together(model, workload, tables.get("objective"), mistakes)
     mistakes.raise_if_any()
     assert model is not None
@@ -165,11 +168,12 @@ def _disabled(data: Mapping[str, Any]) -> list[str]:
 
 
 def _check_options(
-    kind: str, table: Any, registry: Registry, mistakes: Mistakes, *, key: str = ""
+    kind: str, table: Any, registry: Registry, mistakes: Mistakes, base: Path, *, key: str = ""
 ) -> None:
     key = key or kind
     try:
-        structure_options(kind, table.name, table.options, registry, mistakes, key=key)
+        cls = registry.get(kind, table.name)
+        structure_options(cls, table.options, registry, mistakes, key=key, base=base)
     except UserError as error:
         mistakes.add(f"{key}.name", error.message, error.remedy)
 

@@ -9,6 +9,7 @@ import attrs
 from attrs import field, frozen
 from attrs.validators import ge, in_, le, optional
 
+from shuntserve_core.config.fields import resolved
 from shuntserve_core.config.mistakes import Mistakes
 from shuntserve_core.config.model_facts import NEEDED, facts_from_directory, facts_of
 from shuntserve_core.errors import UserError
@@ -78,7 +79,7 @@ def resolve_model(table: ModelTable, base: Path, mistakes: Mistakes) -> ModelSpe
 
 def _look_up(table: ModelTable, base: Path, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if table.path is not None:
-        folder = (base / table.path).expanduser()
+        folder = resolved(base, table.path)
         return table.name or folder.name, facts_from_directory(folder, given)
     if table.name is None:
         raise UserError(

@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
+from cattrs import Converter
 
 from shuntserve_core.config.mistakes import Mistakes
 from shuntserve_core.config.structure import make_converter
 from shuntserve_core.registry import Registry
 
+T = TypeVar("T")
+
 
 def structure_options(
-    kind: str,
-    name: str,
+    cls: type[T],
     options: Mapping[str, Any],
     registry: Registry,
     mistakes: Mistakes,
     *,
-    key: str = "",
-) -> Any:
+    key: str,
+    base: Path | None = None,
+) -> T | None:
     """An object of the plugin's class with these options; None where a mistake was noted.
 
-    `key` is the table that they are from, where it is not called like the kind.
-
-    Raises `UserError` where the plugin cannot be imported.
+    `key` is the table that they are from; paths among them are relative to `base`.
     """
-    cls = registry.get(kind, name)
     if not attrs.has(cls):
         for option in options:
-            mistakes.add(
-                f"{key or kind}.{option}", "unknown key", f"{kind} {name!r} has no options"
-            )
+            mistakes.add(f"{key}.{option}", "unknown key", f"{cls.__name__} has no options")
         return None if options else cls()
-    converter = make_converter(lambda named, value: _unknown(registry, named, value))
+    plugin: type[Any] = cls
+    converter = make_converter(lambda named, value: _unknown(registry, named, value), base)
     try:
-        return converter.structure(options, cls)
+        made: T = converter.structure(options, plugin)
+        return made
     except Exception as error:  # cattrs' own groups, or what the class itself raised
-        mistakes.add_structure_error(error, key or kind)
+        mistakes.add_structure_error(error, key)
         return None
+
+
+def plain_options(plugin: object) -> dict[str, Any]:
+    """The options that a plugin has, as JSON for another process: paths in full, and defaults."""
+    if not attrs.has(type(plugin)):
+        return {}
+    converter = Converter()
+    converter.register_unstructure_hook(Path, str)
+    plain: dict[str, Any] = converter.unstructure(plugin)
+    return plain
 
 
 def _unknown(registry: Registry, kind: str, name: str) -> str | None:

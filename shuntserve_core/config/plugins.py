@@ -11,7 +11,8 @@ from shuntserve_core.registry import Registry
 
 @frozen
 class PluginsTable:
-    """Plugins by the names that `shuntserve plugins` shows."""
+    """Plugins by the names that `shuntserve plugins` shows, or `PACKAGE:NAME` where two packages
+    have one of the same name."""
 
     disable: tuple[str, ...] = ()
     """Plugins to leave out, even if they are installed."""
@@ -22,12 +23,13 @@ class PluginsTable:
 
 def check_required(table: PluginsTable, registry: Registry, mistakes: Mistakes) -> None:
     """Note every required plugin that cannot be used, and every name that does not exist."""
-    found = {plugin.name: plugin for plugin in registry.plugins}
+    found = {name for plugin in registry.plugins for name in (plugin.name, plugin.key)}
+    known = {plugin.name for plugin in registry.plugins}
     for key, names in (("disable", table.disable), ("require", table.require)):
         for index, name in enumerate(names):
             if name not in found:
                 where = f"plugins.{key}[{index}]"
-                mistakes.add(where, f'no plugin "{name}" is installed', did_you_mean(name, found))
+                mistakes.add(where, f'no plugin "{name}" is installed', did_you_mean(name, known))
     for index, name in enumerate(table.require):
         if name in found and (reason := _trouble(name, registry)):
             remedy = "mend or enable it, or take it off this list"
@@ -36,8 +38,8 @@ def check_required(table: PluginsTable, registry: Registry, mistakes: Mistakes) 
 
 def _trouble(name: str, registry: Registry) -> str:
     for plugin in registry.plugins:
-        if plugin.name == name:
-            if plugin.disabled:
-                return "it is disabled"
-            return registry.failures.get(f"{plugin.package}:{plugin.name}", "")
+        if name in (plugin.name, plugin.key):
+            reason = "it is disabled" if plugin.disabled else registry.failures.get(plugin.key, "")
+            if reason:
+                return reason
     return ""

@@ -6,10 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
 import attrs
+from attrs import AttrsInstance
 
 from shuntserve_core.config.docstrings import field_docs
 from shuntserve_core.config.document import Document
-from shuntserve_core.config.fields import bounds_of, choices_of, item_of, name_of, without_none
+from shuntserve_core.config.fields import (
+    bounds_of,
+    choices_of,
+    item_of,
+    name_of,
+    path_of,
+    without_none,
+)
 from shuntserve_core.config.structure import OPTIONS_FIELD, issubclass_of_mapping
 from shuntserve_core.errors import UserError
 from shuntserve_core.registry import Registry
@@ -27,25 +35,29 @@ _TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 def document_schema(registry: Registry) -> dict[str, Any]:
     """The schema of the whole file, as JSON.  Plugins that cannot be imported add no options."""
     schema = {"$schema": DIALECT, "title": "shuntserve configuration", **class_schema(Document)}
-    for kind in plugin_kinds():
-        table = schema["properties"][kind]
+    for key, kind in plugin_tables().items():
+        table = schema["properties"][key]
+        properties = table.get("items", table)["properties"]
         for option, alternatives in _option_schemas(kind, registry).items():
             known = [*alternatives]
-            table["properties"][option] = known[0] if len(known) == 1 else {"anyOf": known}
+            properties[option] = known[0] if len(known) == 1 else {"anyOf": known}
     return schema
 
 
-def plugin_kinds() -> tuple[str, ...]:
-    """Tables whose further keys are the options of a plugin: the table's name is its kind."""
-    return tuple(
-        attribute.name
-        for attribute in attrs.fields(attrs.resolve_types(Document))
-        if attrs.has(kind := without_none(attribute.type))
-        and OPTIONS_FIELD in attrs.fields_dict(kind)
-    )
+def plugin_tables() -> dict[str, str]:
+    """Tables whose further keys are the options of a plugin, with the kind of the plugin."""
+    tables = {}
+    for attribute in attrs.fields(attrs.resolve_types(Document)):
+        kind = without_none(attribute.type)
+        cls = item_of(kind) or kind
+        if attrs.has(cls) and OPTIONS_FIELD in attrs.fields_dict(attrs.resolve_types(cls)):
+            mark = name_of(attrs.fields_dict(cls)["name"].type)
+            assert mark is not None
+            tables[attribute.name] = mark.kind
+    return tables
 
 
-def plugin_options(kind: str, registry: Registry) -> Iterator[tuple[str, type]]:
+def plugin_options(kind: str, registry: Registry) -> Iterator[tuple[str, type[AttrsInstance]]]:
     """(name, class) of each plugin of a kind that has options and can be imported."""
     for name in registry.entries(kind):
         try:
@@ -97,7 +109,7 @@ def _described(attribute: attrs.Attribute[Any], doc: str) -> dict[str, Any]:
 
 
 def _type_schema(kind: Any) -> dict[str, Any]:
-    if name_of(kind):
+    if name_of(kind) or path_of(kind):
         return {"type": "string"}
     item = item_of(kind)
     if item is not None:

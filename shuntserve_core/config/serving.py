@@ -10,6 +10,9 @@ from attrs import field, frozen
 from attrs.validators import ge, gt, in_, le, optional
 
 from shuntserve_core.config.fields import Name
+from shuntserve_core.config.mistakes import Mistakes
+from shuntserve_core.errors import did_you_mean
+from shuntserve_core.types import Cluster
 
 STRATEGIES = ("shuntserve", "migration", "concurrent-init", "none")
 _SECONDS = [ge(0.0), le(1e6)]
@@ -52,6 +55,20 @@ class ServeTable:
     drain_seconds: float = field(default=30.0, validator=_SECONDS)
     """Seconds that requests under way have to finish after SIGTERM or SIGINT; what is left then
     ends with an error.  A second signal ends everything at once."""
+
+
+def check_spares(table: ServeTable, cluster: Cluster, mistakes: Mistakes) -> None:
+    """Note every spare that the cluster has not got."""
+    counts = cluster.counts
+    for name, count in table.spares.items():
+        key = f"serve.spares.{name}"
+        if name not in counts:
+            mistakes.add(key, f'"{name}" is not in the cluster', did_you_mean(name, counts))
+        elif not 0 <= count <= counts[name]:
+            remedy = f"give 0 to {counts[name]}, or raise the count in [[cluster]]"
+            mistakes.add(key, f"{count} of {name} cannot be kept: there are {counts[name]}", remedy)
+    if any(counts.values()) and all(table.spares.get(n, 0) == c for n, c in counts.items()):
+        mistakes.add("serve.spares", "nothing is left to serve on", "keep fewer instances")
 
 
 @frozen

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import attrs
@@ -22,6 +23,8 @@ from shuntserve_core.config.fields import (
     field_words,
     item_of,
     name_of,
+    path_of,
+    resolved,
     without_none,
 )
 from shuntserve_core.errors import did_you_mean
@@ -43,8 +46,11 @@ class Wrong(ValueError):
         self.remedy = remedy
 
 
-def make_converter(unknown_name: NameLookup) -> Converter:
-    """A strict converter; `unknown_name` says what to do about names that are not registered."""
+def make_converter(unknown_name: NameLookup, base: Path | None = None) -> Converter:
+    """A strict converter; `unknown_name` says what to do about names that are not registered.
+
+    Paths become relative to `base`, the folder of the file.
+    """
     converter = Converter(detailed_validation=True, forbid_extra_keys=True)
     for kind, read in ((bool, _boolean), (int, _integer), (float, _number), (str, _text)):
         converter.register_structure_hook(kind, read)
@@ -61,6 +67,10 @@ def make_converter(unknown_name: NameLookup) -> Converter:
     converter.register_structure_hook_factory(
         lambda kind: name_of(kind) is not None, lambda kind: _name_reader(kind, unknown_name)
     )
+    converter.register_structure_hook_factory(
+        lambda kind: path_of(kind) is not None, lambda kind: _path_reader(kind, base)
+    )
+    converter.register_structure_hook(Path, _path_reader(Path, base))  # cattrs has its own
     return converter
 
 
@@ -124,6 +134,21 @@ def _name_reader(kind: Any, unknown_name: NameLookup) -> Callable[[object, Any],
         if remedy is not None:
             raise Wrong(f"unknown {mark.kind.replace('-', ' ')} {shown(name)}", remedy)
         return name
+
+    return read
+
+
+def _path_reader(kind: Any, base: Path | None) -> Callable[[object, Any], Any]:
+    mark = path_of(kind)
+    assert mark is not None
+
+    def read(value: object, _: Any) -> Any:
+        text = _text(value, str)
+        if "\0" in text:
+            raise Wrong(f"{shown(text)} is no path", "leave out the zero byte")
+        if kind is Path:
+            return resolved(base, text).absolute()
+        return text if not text or text in mark.words else str(resolved(base, text).absolute())
 
     return read
 

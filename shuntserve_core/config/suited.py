@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shuntserve_core.config.build import plugin_from
+from shuntserve_core.config.fields import resolved
 from shuntserve_core.config.loader import Config
 from shuntserve_core.config.model_facts import NEEDED
 from shuntserve_core.errors import UserError
@@ -16,7 +17,7 @@ def model_directory(config: Config) -> Path | None:
     """Where the model's `config.json` and tokenizer are, as far as the file says."""
     document = config.document
     folder = document.serve.model_dir or document.model.path
-    return (config.file.parent / folder).expanduser() if folder else None
+    return resolved(config.file.parent, folder) if folder else None
 
 
 def refuse_unsuited(config: Config) -> None:

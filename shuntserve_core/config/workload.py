@@ -7,6 +7,7 @@ from pathlib import Path
 from attrs import field, frozen
 from attrs.validators import ge, le, optional
 
+from shuntserve_core.config.fields import resolved
 from shuntserve_core.config.mistakes import Mistakes
 from shuntserve_core.errors import UserError
 from shuntserve_core.types import Workload
@@ -37,7 +38,9 @@ def resolve_workload(table: WorkloadTable, base: Path, mistakes: Mistakes) -> Wo
     lengths: tuple[tuple[int, int], ...] = ()
     if table.trace is not None:
         try:
-            lengths = read_lengths(base / table.trace, table.trace_max_tokens, table.max_length)
+            lengths = read_lengths(
+                resolved(base, table.trace), table.trace_max_tokens, table.max_length
+            )
         except UserError as error:
             mistakes.add("workload.trace", error.message, error.remedy)
             return None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from shuntserve_core.doctor.machine import Machine
+from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.check import OK, PROBLEM, Check, Finding
 from shuntserve_core.registry import Registry
 
@@ -32,16 +33,26 @@ class Examination:
 
 def examine(registry: Registry, config: Config | None = None) -> list[Examination]:
     """Run every check; one that fails is a problem of its own."""
-    checks: list[tuple[str, Check]] = [("machine", Machine())]
-    checks += [(name, registry.get("check", name)()) for name in sorted(registry.entries("check"))]
-    examinations = [_examine(name, check, config) for name, check in checks]
+    examinations = [_examine("machine", Machine(), config)]
+    examinations += [
+        _of_plugin(name, registry, config) for name in sorted(registry.entries("check"))
+    ]
     broken = [
-        Finding(plugin.name, PROBLEM, plugin.error, f"update or remove {plugin.package}")
+        Finding(plugin.name, PROBLEM, reason, f"update or remove {plugin.package}")
         for plugin in registry.plugins
-        if plugin.error
+        if (reason := registry.failures.get(plugin.key))
     ]
     found = broken or [Finding("plugins", OK, f"{len(registry.plugins)} load")]
     return [*examinations, Examination("plugins", tuple(found))]
+
+
+def _of_plugin(name: str, registry: Registry, config: Config | None) -> Examination:
+    try:
+        check = registry.get("check", name)()
+    except (UserError, TypeError) as error:  # not to be imported, or not to be made
+        finding = Finding(name, PROBLEM, str(error), "report it to the author of the plugin")
+        return Examination(name, (finding,))
+    return _examine(name, check, config)
 
 
 def _examine(name: str, check: Check, config: Config | None) -> Examination:

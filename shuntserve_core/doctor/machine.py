@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shuntserve_core.config.build import plugin_from
+from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.check import OK, PROBLEM, WARNING, Finding
+from shuntserve_core.interfaces.frontdoor import Addressed
 from shuntserve_core.interfaces.launcher import LocalNodes
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Machine:
         yield _descriptors()
         yield _loopback()
         if config is not None:
-            yield _door(config)
+            yield from _door(config)
             yield from _nodes(config)
         yield clock(_clock_state())
 
@@ -88,9 +90,18 @@ def _loopback() -> Finding:
     return Finding("loopback", OK, "processes of this machine reach each other")
 
 
-def _door(config: Config) -> Finding:
-    options = config.document.frontdoor.options
-    host, port = str(options.get("host", "127.0.0.1")), int(options.get("port", 8000))
+def _door(config: Config) -> Iterator[Finding]:
+    """Whether the front door could listen, if it says where."""
+    try:
+        door = plugin_from(config, "frontdoor", config.document.frontdoor)
+    except UserError as error:
+        yield Finding("front door", PROBLEM, error.message, error.remedy)
+        return
+    if isinstance(door, Addressed):
+        yield _listening(door.host, door.port)
+
+
+def _listening(host: str, port: int) -> Finding:
     try:
         with socket.create_server((host, port)):
             pass

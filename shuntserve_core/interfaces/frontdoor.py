@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
+from shuntserve_core.interfaces import optional
 from shuntserve_core.journal import Journal
 from shuntserve_core.types.request import StepOutput
 
@@ -70,4 +72,27 @@ class FrontDoor(Protocol):
 
     async def drain(self, deadline: float) -> None:
         """Answer no new request, finish those under way within `deadline` seconds, then close."""
+        ...
+
+    @optional
+    def security_posture(self) -> Sequence[str]:
+        """Every surface that it opens, and how to close it, one line each; once it listens."""
+        return ["front door: its plugin does not say what it opens, nor what protects it"]
+
+
+@runtime_checkable
+class Addressed(Protocol):
+    """A front door that knows before it starts where it will listen.
+
+    `shuntserve doctor` looks whether that is free, and `shuntserve bench` loads it.
+    """
+
+    host: str
+    """Address to listen on."""
+    port: int
+    """0 takes a free one."""
+
+    @property
+    def url(self) -> str:
+        """Base URL by which clients of this machine reach it."""
         ...

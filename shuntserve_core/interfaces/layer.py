@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -23,6 +23,7 @@ class LayerTime:
     """Seconds by operator."""
 
 
+@runtime_checkable
 class LayerPredictor(Protocol):
     """What a `BoundEstimator` may offer beside its protocol; `shuntserve layer` asks for it."""
 
@@ -53,6 +54,7 @@ class EngineStep:
     """Cached tokens that they read, all requests together."""
 
 
+@runtime_checkable
 class StepPredictor(Protocol):
     """What a `BoundEstimator` may offer beside its protocol, for simulations step by step."""
 

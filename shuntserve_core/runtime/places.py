@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 def state_dir_of(config: Config) -> Path:
     """The directory that keeps this cluster's addresses, secrets and logs."""
+    from shuntserve_core.config.fields import resolved
+
     given = config.document.serve.state_dir
     if given is not None:
-        return config.file.parent / given
+        return resolved(config.file.parent, given)
     return default_state_root() / config.file.stem
 
 
@@ -26,9 +28,9 @@ def announce(state_dir: Path) -> Path:
     """Let `shuntserve status` find a running cluster; remove the file that is returned later."""
     directory = _announcements()
     private_dir(directory)
-    resolved = str(state_dir.resolve())
-    file = directory / hashlib.sha256(resolved.encode()).hexdigest()[:16]
-    write_private(file, resolved)
+    place = str(state_dir.resolve())
+    file = directory / hashlib.sha256(place.encode()).hexdigest()[:16]
+    write_private(file, place)
     return file
 
 

@@ -8,7 +8,7 @@ import fcntl
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ import aiohttp
 from attrs import evolve, frozen
 
 from shuntserve_core.config.build import optimizer_from, plugin_from, problem_from
+from shuntserve_core.config.fields import resolved
 from shuntserve_core.config.loader import Config
 from shuntserve_core.config.serving import SpotTable
 from shuntserve_core.config.suited import refuse_unsuited
-from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.errors import UserError
 from shuntserve_core.files import open_log, own_dir
 from shuntserve_core.folders import refuse_tokenizer
 from shuntserve_core.interfaces.cloud import SpotSource
+from shuntserve_core.interfaces.frontdoor import FrontDoor
 from shuntserve_core.node.client import AgentClient
+from shuntserve_core.planning.spares import spare_nodes, without_spares
 from shuntserve_core.runtime import collecting
 from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.control import ControlServer
@@ -35,7 +38,7 @@ from shuntserve_core.runtime.places import state_dir_of
 from shuntserve_core.runtime.run import PipelineRun
 from shuntserve_core.runtime.waiting import Announcer
 from shuntserve_core.surfaces import CONTROL
-from shuntserve_core.types import Cluster, Placement
+from shuntserve_core.types import Placement
 from shuntserve_core.weights.agreement import refuse_other_model
 
 logger = logging.getLogger(__name__)
@@ -76,7 +79,7 @@ def settings_of(config: Config) -> EngineSettings:
             where=f"{where}: weights",
             remedy='add [weights] with store = "..." and model = "BASE/MODEL"',
         )
-    directory = (config.file.parent / model_dir).resolve()
+    directory = resolved(config.file.parent, model_dir).resolve()
     refuse_tokenizer(directory, f"{where}: serve.model_dir")
     refuse_unsuited(config)
     if engine.needs_weights and weights:
@@ -96,31 +99,22 @@ def settings_of(config: Config) -> EngineSettings:
 
 
 def _store_url(config: Config, store: str) -> str:
-    return store if "://" in store else str((config.file.parent / store).resolve())
+    return store if "://" in store else str(resolved(config.file.parent, store).resolve())
 
 
 def place(config: Config) -> tuple[Placement, tuple[str, ...]]:
     """The first placement, and the names of the spare nodes.  Raises `UserError`."""
-    spares = dict(config.document.serve.spares)
-    where = f"{config.file}: serve.spares"
-    for name, count in spares.items():
-        if name not in config.cluster.counts:
-            remedy = did_you_mean(name, config.cluster.counts)
-            raise UserError(f"{name!r} is not in the cluster", where=where, remedy=remedy)
-        if count > config.cluster.counts[name]:
-            most = config.cluster.counts[name]
-            raise UserError(f"{count} of {name} are not there", where=where, remedy=f"max. {most}")
-    offers = [
-        evolve(offer, count=offer.count - int(spares.get(offer.instance.name, 0)))
-        for offer in config.cluster.offers
-    ]
-    problem = evolve(problem_from(config), cluster=Cluster(tuple(offers)))
+    cluster, spares = config.cluster, config.document.serve.spares
+    problem = problem_from(config, cluster=without_spares(cluster, spares))
     placement = optimizer_from(config).place(problem)
-    left = {offer.instance.name: offer.count for offer in offers}
-    names = tuple(
-        f"{name}#{left[name] + index}" for name, count in spares.items() for index in range(count)
-    )
-    return placement, names
+    return placement, spare_nodes(cluster, spares, placement)
+
+
+def _posture_of(door: FrontDoor) -> Sequence[str]:
+    """What a front door says that it opens; a plugin may lack the word for it."""
+    if hasattr(door, "security_posture"):
+        return door.security_posture()
+    return FrontDoor.security_posture(door)
 
 
 def copies_warning(runs: Iterable[PipelineRun], dtype: str) -> str:
@@ -245,7 +239,7 @@ class _Server:
                 placement, spares = coming_up.result()
                 background += map(asyncio.create_task, self._listeners())
                 security = (
-                    *self._frontdoor.security_posture(),
+                    *_posture_of(self._frontdoor),
                     CONTROL.line(f"{control_url}, loopback only", f"secret in {self._state_dir}"),
                     *self._launcher.security_posture(),
                 )
@@ -279,7 +273,7 @@ class _Server:
         """One for each spot source.  Raises `UserError`."""
         listeners = []
         for table in self._config.document.spot:
-            source: SpotSource = plugin_from(self._config, "spot-source", table)
+            source = plugin_from(self._config, "spot-source", table)
             if source.on_node:
                 listeners.append(self._manager.membership.watch_on_nodes(table.name, table.options))
             else:

@@ -78,7 +78,9 @@ def step_predictor(config: Config, profile: EngineProfile) -> StepPredictor:
     """The configured estimator as this engine would be described to it, or the default one."""
     table = config.document.estimator
     for name, options in ((table.name, table.options), (STEPS, {})):
-        registered = plugin_from(config, "estimator", evolve(table, name=name, options=options))
+        registered: Any = plugin_from(
+            config, "estimator", evolve(table, name=name, options=options)
+        )
         known = {a.name for a in attrs.fields(type(registered)) if a.init}
         described = {k: v for k, v in profile.estimator_options.items() if k in known}
         estimator = evolve(registered, **described)

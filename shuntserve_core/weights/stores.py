@@ -15,8 +15,7 @@ def open_store(url: str, registry: Registry) -> WeightStore:
     """
     scheme, separator, _ = url.partition("://")
     kind = scheme if separator else "file"
-    store: type[WeightStore] = registry.get("weight-store", kind, where=url)
-    return store.from_url(url)
+    return registry.get("weight-store", kind, where=url).from_url(url)
 
 
 def load_manifest(store: WeightStore, name: ModelName) -> Manifest:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -15,9 +17,27 @@ from shuntserve_core.cli import COMMANDS, cli
 from shuntserve_core.config.docstrings import field_docs
 from shuntserve_core.config.document import Document
 from shuntserve_core.config.fields import item_of, without_none
-from shuntserve_core.config.schema import plugin_kinds, plugin_options
+from shuntserve_core.config.schema import plugin_options, plugin_tables
 from shuntserve_core.config.structure import OPTIONS_FIELD
 from shuntserve_core.registry import HOOKS, Registry
+
+
+def reference() -> str:
+    """The reference of the configuration, as the manual has it."""
+    file = Path(__file__).parents[2] / "docs" / "_ext" / "generated.py"
+    spec = importlib.util.spec_from_file_location("generated", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text: str = module.configuration()
+    return text
+
+
+def table_keys(name: str) -> set[str]:
+    """Keys that a table of the configuration has itself, beside a plugin's options."""
+    kind: Any = without_none(attrs.fields_dict(attrs.resolve_types(Document))[name].type)
+    return set(attrs.fields_dict(item_of(kind) or kind))
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -38,6 +58,8 @@ def tables(cls: type, path: str) -> Iterator[tuple[str, type]]:
     """Every class of the configuration with the path of its table."""
     yield path, cls
     for attribute in attrs.fields(attrs.resolve_types(cls)):
+        if not attribute.init:
+            continue
         kind: Any = without_none(attribute.type)
         inner = item_of(kind) or kind
         if isinstance(inner, type) and attrs.has(inner):
@@ -70,12 +92,20 @@ def test_keys(path: str, cls: type) -> None:
 
 def test_plugin_options() -> None:
     registry = Registry()
-    seen = 0
-    for kind in plugin_kinds():
-        for name, cls in plugin_options(kind, registry):
-            assert undocumented(cls) == [], f"{kind} {name}"
-            seen += 1
-    assert seen >= 5
+    written = reference()
+    for table, kind in plugin_tables().items():
+        known = dict(plugin_options(kind, registry))
+        classes = {name: registry.get(kind, name) for name in registry.entries(kind)}
+        assert known.keys() == {name for name, cls in classes.items() if attrs.has(cls)}, kind
+        for name, cls in known.items():
+            for path, inner in tables(cls, name):
+                assert undocumented(inner) == [], f"{kind} {path}"
+            heading = f"### Options of {kind.replace('-', ' ')} `{name}`\n"
+            assert heading in written
+            section = written.partition(heading)[2].partition("\n#")[0]
+            keys = {field.name for field in attrs.fields(cls) if field.init}
+            assert all(f"| `{key}` |" in section for key in keys), f"{kind} {name}"
+            assert not keys & table_keys(table), f"no user can set them: {kind} {name}"
 
 
 def test_hooks() -> None:

@@ -11,10 +11,12 @@ import socket
 import ssl
 import time
 from contextlib import suppress
+from typing import Annotated
 
 from attrs import define, evolve, field
 from attrs.validators import ge
 
+from shuntserve_core.config.fields import RelativePath
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.frontdoor import Backend
 from shuntserve_core.text import TextTokenizer, load_tokenizer
@@ -62,13 +64,13 @@ class OpenAIFrontDoor:
     allowed_hosts: tuple[str, ...] = ()
     """Names beside this machine's own and `localhost` under which browsers may reach a server
     without API keys; addresses need not be named."""
-    tls_certificate: str = ""
+    tls_certificate: Annotated[str, RelativePath()] = ""
     """File with the certificate chain, in PEM; with it the server speaks HTTPS only."""
-    tls_key: str = ""
+    tls_key: Annotated[str, RelativePath()] = ""
     """File with the certificate's private key, in PEM."""
-    chat_template: str = ""
+    chat_template: Annotated[str, RelativePath()] = ""
     """File with a Jinja template to use instead of the model's own."""
-    access_log: str = ""
+    access_log: Annotated[str, RelativePath("stderr", "stdout")] = ""
     """`stderr`, `stdout` or a file for one JSON line a request; empty leaves it to logging."""
     _site: Site | None = field(default=None, init=False)
     _server: ConnectionServer | None = field(default=None, init=False)
@@ -142,6 +144,11 @@ class OpenAIFrontDoor:
             logger.setLevel(logging.INFO)
             logger.propagate = False
             logger.addHandler(self._log_handler)
+
+    @property
+    def url(self) -> str:
+        """Where it will listen."""
+        return self._url(self.port)
 
     def _url(self, port: int) -> str:
         scheme = "https" if self.tls_certificate else "http"

@@ -8,10 +8,12 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Annotated
 
 from attrs import define, field, frozen
 from attrs.validators import ge, gt
 
+from shuntserve_core.config.fields import RelativePath
 from shuntserve_core.errors import UserError
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 
@@ -31,7 +33,7 @@ class ApiKey:
     """SHA-256 of the key, in hexadecimal."""
     env: str = ""
     """Environment variable that holds the key itself."""
-    file: str = ""
+    file: Annotated[str, RelativePath()] = ""
     """File that holds the key itself."""
     max_in_flight: int = field(default=0, validator=ge(0))
     """Answers at once: `n` of them, and every prompt of a list, count each; 0 is no limit."""

@@ -19,6 +19,7 @@ from shuntserve_core.bench.load import model_of, run
 from shuntserve_core.bench.report import COLUMNS, spread, summary, write_csv
 from shuntserve_core.cli.bench import _url, bench
 from shuntserve_core.errors import UserError
+from shuntserve_core.registry import Registry
 
 
 class Server:
@@ -223,6 +224,6 @@ async def test_the_command_writes_csv_and_json(
 def test_a_configuration_says_where_it_listens(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('[frontdoor]\nhost = "0.0.0.0"\nport = 8123\n')
-    assert _url(str(config)) == "http://127.0.0.1:8123"
+    assert _url(str(config), Registry()) == "http://127.0.0.1:8123"
     with pytest.raises(UserError, match="expected a URL"):
-        _url(str(tmp_path / "none.toml"))
+        _url(str(tmp_path / "none.toml"), Registry())

@@ -12,12 +12,22 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from shuntserve_core import hookspecs
 from shuntserve_core.errors import UserError
-from shuntserve_core.hookspecs import Provider, hookimpl
+from shuntserve_core.hookspecs import Provider, Unusable, hookimpl
+from shuntserve_core.interfaces.optimizer import Problem
 from shuntserve_core.registry import DISABLE_VARIABLE, HOOKS, KINDS, Registry
-from shuntserve_core.types import GpuSpec, InstanceType
+from shuntserve_core.types import GpuSpec, InstanceType, Placement
+from shuntserve_plugins.gpus import aws, gcp
 
 GPU = GpuSpec("X1", 24_000_000_000, {"float16": 1e14}, 1e12)
+
+
+class Nothing:
+    """An optimizer that chooses nothing."""
+
+    def place(self, problem: Problem) -> Placement:
+        raise UserError("nothing is chosen")
 
 
 def plugin(**hooks: Callable[..., object]) -> ModuleType:
@@ -39,13 +49,13 @@ def test_bundled_plugins_come_through_the_same_door() -> None:
 
 def test_a_plugin_adds_hardware_and_providers() -> None:
     def optimizers() -> Iterable[Provider]:
-        yield Provider("mine", "collections:OrderedDict", "a test")
+        yield Provider("mine", f"{__name__}:Nothing", "a test")
 
     registry = Registry(extra={"mine": plugin(gpus=lambda: [GPU], optimizers=optimizers)})
     assert registry.gpus["X1"] is GPU
     entry = registry.entries("optimizer")["mine"]
     assert (entry.plugin.name, entry.summary) == ("mine", "a test")
-    assert registry.get("optimizer", "mine").__name__ == "OrderedDict"
+    assert registry.get("optimizer", "mine") is Nothing
 
 
 def test_instance_types_are_given_all_gpus() -> None:
@@ -75,7 +85,10 @@ def broken() -> Iterable[GpuSpec]:
     [
         (plugin(gpus=broken), "RuntimeError: no driver"),
         (plugin(gpus=lambda: [3]), "expected a GpuSpec, got 3"),
-        (plugin(gpus=lambda: [GpuSpec("L4", 1, {"float16": 1e9}, 1.0)]), "already provided"),
+        (
+            plugin(gpus=lambda: [GpuSpec("L4", 1, {"float16": 1e9}, 1.0)]),
+            "gpu L4: is already provided by shuntserve:bundled-gpus",
+        ),
         (plugin(gpu=lambda: ()), "no hook is called shuntserve_register_gpu; did you mean"),
         (plugin(gpus=lambda wrong: []), "wrong"),
         (SimpleNamespace(), "unhashable"),
@@ -88,6 +101,162 @@ def test_a_broken_plugin_is_reported_and_stops_nothing(value: object, says: str)
     assert "\n" not in registry.failures["(not installed):bad"]
     assert {"L4", "Y1"} <= registry.gpus.keys()
     assert registry.gpus["L4"].memory_bytes == 22_494_000_000
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([3], "gpu: expected a GpuSpec, got 3"),
+        ([GpuSpec("", 1, {"float16": 1e9}, 1.0)], "gpu: '' is no name"),
+        ([GpuSpec("A\nB", 1, {"float16": 1e9}, 1.0)], "is no name"),
+        ([GpuSpec("B42", 1, {}, 1.0)], "gpu B42: flops gives no rate"),
+        ([GpuSpec("B42", 1, {"fp17": 1e9}, 1.0)], "gpu B42: flops has the unknown type 'fp17'"),
+        ([GpuSpec("B42", 1, {"float16": -1.0}, 1.0)], "gpu B42: flops of float16 is -1"),
+        ([GpuSpec("B42", 1, {"float16": float("nan")}, 1.0)], "gpu B42: flops of float16 is nan"),
+        ([GpuSpec("B42", 1, {"float16": 1e9}, float("inf"))], "gpu B42: memory_bandwidth is inf"),
+        ([GPU, GPU], "gpu X1: is already provided by (not installed):bad"),
+        ([Unusable("B42", "no driver\nhere")], "gpu B42: no driver here"),
+    ],
+)
+def test_a_value_that_cannot_be_used_takes_down_itself_alone(
+    values: list[object], says: str
+) -> None:
+    around = [gpu_named("Before"), *values, gpu_named("After")]
+    registry = Registry(extra={"bad": plugin(gpus=lambda: around)})
+    assert says in registry.failures["(not installed):bad"]
+    assert "\n" not in registry.failures["(not installed):bad"]
+    assert {"Before", "After", "L4"} <= registry.gpus.keys()
+    assert "B42" not in registry.gpus
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "returned None"),
+        ("L4", "returned a str"),
+        ({"L4": GPU}, "returned a dict"),
+        (GPU, "returned a GpuSpec"),
+    ],
+)
+def test_a_hook_that_returns_no_list(value: object, says: str) -> None:
+    registry = Registry(extra={"bad": plugin(gpus=lambda: value)})
+    assert says in registry.failures["(not installed):bad"]
+
+
+def test_a_gpu_without_a_link_takes_down_its_instance_types_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aws, "_ROWS", (aws._Row("p9.big", "X1", 8, 9.0), *aws._ROWS))
+    monkeypatch.setattr(gcp, "_ROWS", (("a9-big", "X1", 8, 9.0, 1e9), *gcp._ROWS))
+    registry = Registry(extra={"mine": plugin(gpus=lambda: [GPU])})
+    reason = "no figure is known of the link between GPUs of the type X1"
+    assert registry.failures == {
+        "shuntserve:bundled-gpus": f"instance-type p9.big: {reason}; instance-type a9-big: {reason}"
+    }
+    assert {"g6.xlarge", "g2-standard-4", "local"} <= registry.instance_types.keys()
+    assert "X1" in registry.gpus
+
+
+def test_a_plugin_cannot_take_gpus_from_others() -> None:
+    def greedy(gpus: dict[str, GpuSpec]) -> Iterable[InstanceType]:
+        gpus.clear()
+        return []
+
+    seen: list[str] = []
+
+    def second(gpus: dict[str, GpuSpec]) -> Iterable[InstanceType]:
+        seen.extend(gpus)
+        return []
+
+    first, last = plugin(instance_types=greedy), plugin(instance_types=second)
+    assert Registry(extra={"first": first, "last": last}).instance_types
+    assert "L4" in seen
+
+
+def test_one_module_under_two_names_serves_under_the_first() -> None:
+    module = plugin(gpus=lambda: [GPU])
+    registry = Registry(extra={"first": module, "second": module})
+    assert registry.gpus["X1"] is GPU
+    assert registry.failures == {
+        "(not installed):second": "it is the same module as the plugin (not installed):first"
+    }
+
+
+def test_a_hook_that_takes_less_than_it_is_given_keeps_working(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A later core may give hooks more: plugins that were written before do not notice."""
+
+    def later(gpus: dict[str, GpuSpec], region: str) -> Iterable[InstanceType]:
+        raise AssertionError
+
+    specs = SimpleNamespace(**vars(hookspecs))
+    specs.shuntserve_register_instance_types = hookspecs.hookspec(later)
+    monkeypatch.setattr("shuntserve_core.registry.hookspecs", specs)
+    arguments = {"gpus": {"X1": GPU}, "region": "here"}
+    monkeypatch.setattr(
+        "shuntserve_core.registry._arguments",
+        lambda kind, collected: arguments if kind == "instance-type" else {},
+    )
+    seen: list[object] = []
+
+    def old(gpus: dict[str, GpuSpec]) -> Iterable[InstanceType]:
+        seen.append(gpus)
+        return []
+
+    def older() -> Iterable[InstanceType]:
+        seen.append("nothing")
+        return []
+
+    def new(gpus: dict[str, GpuSpec], region: str) -> Iterable[InstanceType]:
+        seen.append(region)
+        return []
+
+    hooks = {"old": old, "older": older, "new": new}
+    extra = {name: plugin(instance_types=hook) for name, hook in hooks.items()}
+    assert Registry(extra=extra).failures == {}
+    assert seen == [{"X1": GPU}, "nothing", "here"]
+
+
+class Half:
+    """An optimizer in name only."""
+
+
+class Reads:
+    """A balancer of another time."""
+
+    def pick(self, candidates: object, hour: int) -> str:
+        return ""
+
+    def forget(self, name: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook", "target", "says"),
+    [
+        ("optimizer", "optimizers", "Half", "it lacks `place` of"),
+        ("balancer", "balancers", "Reads", "its `pick` cannot be called: missing a required"),
+        ("optimizer", "optimizers", "GPU", "it is no class but GpuSpec"),
+    ],
+)
+def test_a_class_that_is_not_what_its_kind_wants(
+    kind: str, hook: str, target: str, says: str
+) -> None:
+    providers = [Provider("mine", f"{__name__}:{target}")]
+    registry = Registry(extra={"mine": plugin(**{hook: lambda: providers})})
+    with pytest.raises(UserError, match="'mine' of package") as caught:
+        registry.get(kind, "mine")
+    assert says in caught.value.message
+    assert "report it to the authors" in caught.value.remedy
+
+
+def test_every_bundled_plugin_is_what_its_kind_wants() -> None:
+    registry = Registry()
+    kinds = set(KINDS) - {"gpu", "instance-type"}
+    classes = [registry.get(kind, name) for kind in kinds for name in registry.entries(kind)]
+    assert len(classes) >= 20
+    assert registry.failures == {}
 
 
 def gpu_named(name: str) -> GpuSpec:

@@ -23,12 +23,12 @@ class TestContract(SpotSourceContract):
 
     @pytest.fixture
     def source(self, file: Path) -> TraceReplay:
-        return TraceReplay(str(file), time_scale=100.0)
+        return TraceReplay(file, time_scale=100.0)
 
 
 async def test_events_come_in_order_and_on_time(file: Path) -> None:
     start = time.time()
-    events = [event async for event in TraceReplay(str(file), time_scale=20.0).events(())]
+    events = [event async for event in TraceReplay(file, time_scale=20.0).events(())]
     assert [(e.node, e.kind) for e in events] == [
         ("a#0", "notice"),
         ("b#0", "lost"),
