@@ -135,18 +135,11 @@ class ScriptedBackend:
         tokens = tuple(islice(running.rest, self.per_step))
         journal = running.journal
         done = len(journal.output) + len(tokens) >= len(running.reply.tokens)
-        asked = journal.sampling.logprobs
-        scored = None if journal.prompt_logprobs else journal.sampling.prompt_logprobs
-        output = StepOutput(
-            request_id,
-            tokens,
-            () if asked is None else tuple(self._logprob(token, asked) for token in tokens),
-            running.reply.finish if done else None,
-            running.reply.error if done else "",
-            prompt_logprobs=()
-            if scored is None
-            else [evolve(self._logprob(token, scored), rank=1) for token in journal.prompt[1:]],
-        )
+        sampling = journal.sampling
+        if done or sampling.logprobs is not None or sampling.prompt_logprobs is not None:
+            output = self._output(running, tokens, done)
+        else:
+            output = StepOutput(request_id, tokens)
         if done:
             del self.running[request_id]
         journal.record(output)
@@ -155,6 +148,21 @@ class ScriptedBackend:
             journal.status, journal.retry_after = reply.status, reply.retry_after
             journal.code = reply.code
         running.sink.on_output(output)
+
+    def _output(self, running: _Running, tokens: tuple[int, ...], done: bool) -> StepOutput:
+        journal, reply = running.journal, running.reply
+        asked = journal.sampling.logprobs
+        scored = None if journal.prompt_logprobs else journal.sampling.prompt_logprobs
+        return StepOutput(
+            journal.id,
+            tokens,
+            () if asked is None else tuple(self._logprob(token, asked) for token in tokens),
+            reply.finish if done else None,
+            reply.error if done else "",
+            prompt_logprobs=()
+            if scored is None
+            else [evolve(self._logprob(token, scored), rank=1) for token in journal.prompt[1:]],
+        )
 
     @staticmethod
     def _logprob(token: int, alternatives: int) -> TokenLogprob:

@@ -33,24 +33,57 @@ class Detokenizer(Protocol):
         ...
 
 
+class TokenTexts(dict[int, str | None]):
+    """What each token of a byte-level vocabulary is as text, as far as it was asked for; None of
+    one that is not whole characters."""
+
+    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self.bytes_of = bytes_of
+
+    def __missing__(self, token: int) -> str | None:
+        """Work it out, once."""
+        try:
+            text: str | None = self.bytes_of(token).decode()
+        except UnicodeDecodeError:
+            text = None
+        self[token] = text
+        return text
+
+
 class ByteLevelDetokenizer:
     """For byte-level vocabularies: each token is a row of bytes, whatever its neighbours are."""
 
-    __slots__ = ("_bytes_of", "_decode")
+    __slots__ = ("_decoder", "_open", "_texts")
 
-    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
-        self._bytes_of = bytes_of
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    def __init__(self, texts: TokenTexts) -> None:
+        self._texts = texts
+        self._decoder = _UTF8("replace")
+        self._open = False
+        """Whether a character has begun that is not whole yet."""
 
     def feed(self, tokens: Sequence[int]) -> str:
         """Add tokens; give the characters that they completed."""
-        if len(tokens) == 1:
-            return self._decode(self._bytes_of(tokens[0]))
-        return self._decode(b"".join(map(self._bytes_of, tokens)))
+        if not self._open:
+            if len(tokens) == 1:
+                text = self._texts[tokens[0]]
+                if text is not None:  # nearly all
+                    return text
+            else:
+                texts = [text for token in tokens if (text := self._texts[token]) is not None]
+                if len(texts) == len(tokens):
+                    return "".join(texts)
+        text = self._decoder.decode(b"".join(map(self._texts.bytes_of, tokens)))
+        self._open = bool(self._decoder.getstate()[0])
+        return text
 
     def flush(self) -> str:
         """An unfinished character, as the replacement character."""
-        return self._decode(b"", True)
+        self._open = False
+        return self._decoder.decode(b"", True)
+
+
+_UTF8 = codecs.getincrementaldecoder("utf-8")
 
 
 @define

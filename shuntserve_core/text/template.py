@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from types import MethodType
 from typing import Any
 
 import jinja2
@@ -198,6 +199,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         template.set_environment(self)
         return template
 
+    def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """As in any sandbox; what counts steps is ours and needs no look."""
+        if type(called) is MethodType and type(called.__self__) is Budget:
+            return called(*args)
+        return super().call(context, called, *args, **kwargs)
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+":
             value = left + right
@@ -220,7 +227,10 @@ def _compile(source: str) -> jinja2.Template:
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
-    return environment.from_string(source)
+    template = environment.from_string(source)
+    # Of a chain of tables Jinja would make a new one for each prompt, name by name.
+    template.globals = dict(template.globals)
+    return template
 
 
 def _tojson(

@@ -13,7 +13,12 @@ from tokenizers import Tokenizer
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.foreign import parse_json, read_bytes
-from shuntserve_core.text.detokenize import ByteLevelDetokenizer, Detokenizer, WindowDetokenizer
+from shuntserve_core.text.detokenize import (
+    ByteLevelDetokenizer,
+    Detokenizer,
+    TokenTexts,
+    WindowDetokenizer,
+)
 from shuntserve_core.text.extent import bytes_per_token
 from shuntserve_core.text.template import ChatTemplate, TemplateError
 
@@ -53,6 +58,7 @@ class TextTokenizer:
         self._added = tokenizer.get_added_tokens_decoder()
         self.skipped = frozenset(i for i, token in self._added.items() if token.special)
         self._bytes: dict[int, bytes] = {}
+        self._all, self._visible = TokenTexts(self.token_bytes), TokenTexts(self._output_bytes)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the model's begin-of-text token unless told otherwise."""
@@ -97,8 +103,7 @@ class TextTokenizer:
     ) -> Detokenizer:
         """For the tokens of one answer to `prompt`."""
         if self._byte_level:
-            visible = self._output_bytes if skip_special_tokens else self.token_bytes
-            return ByteLevelDetokenizer(visible)
+            return ByteLevelDetokenizer(self._visible if skip_special_tokens else self._all)
         skipped = self.skipped if skip_special_tokens else frozenset()
 
         def skips(token: int) -> bool:
@@ -126,10 +131,7 @@ class TextTokenizer:
         return self.token_bytes(token).decode("utf-8", "replace")
 
     def _output_bytes(self, token: int) -> bytes:
-        if token in self.skipped:
-            return b""
-        known = self._bytes.get(token)
-        return self.token_bytes(token) if known is None else known
+        return b"" if token in self.skipped else self.token_bytes(token)
 
     def _bytes_of(self, token: int) -> bytes:
         text: str | None = self._tokenizer.id_to_token(token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 from attrs.validators import ge, in_, optional
@@ -13,20 +13,16 @@ from shuntserve_core.types.features import Feature
 FINISH_REASONS = ("stop", "length", "error")
 
 
-def _ids(values: Iterable[int]) -> tuple[int, ...]:
-    return tuple(values)
+if TYPE_CHECKING:
 
+    def _ids(values: Iterable[int]) -> tuple[int, ...]: ...
+    def _alternatives(values: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]: ...
+    def _names(values: Iterable[str]) -> frozenset[str]: ...
+    def _logprobs(values: Iterable[TokenLogprob]) -> tuple[TokenLogprob, ...]: ...
 
-def _alternatives(values: Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    return tuple(values)
-
-
-def _names(values: Iterable[str]) -> frozenset[str]:
-    return frozenset(values)
-
-
-def _logprobs(values: Iterable[TokenLogprob]) -> tuple[TokenLogprob, ...]:
-    return tuple(values)
+else:  # without a call around them: they run for every token of every answer
+    _ids = _alternatives = _logprobs = tuple
+    _names = frozenset
 
 
 @frozen

@@ -24,6 +24,8 @@ from shuntserve_plugins.frontdoors.openai.tools import answer_shape
 from shuntserve_plugins.frontdoors.openai.wire import ChatRequest, FunctionCall, ToolCall
 
 _json = msgspec.json.encode
+_CONTENT = b'{"content":', b"}"
+_ARGUMENTS = b'{"tool_calls":[{"index":0,"function":{"arguments":', b"}}]}"
 
 
 async def chat_completions(call: Call) -> web.StreamResponse:
@@ -53,10 +55,9 @@ class ChatRenderer:
         self._tokenizer = call.site.tokenizer
         self._function = function
         self._scores = body.prompt_logprobs
-        self._chunks = Chunks(call, "chatcmpl", "chat.completion.chunk", "delta", body)
-        content = b'{"tool_calls":[{"index":0,"function":{"arguments":' if function else None
-        self._delta_open = content or b'{"content":'
-        self._delta_close = b"}}]}" if function else b"}"
+        around = _ARGUMENTS if function else _CONTENT
+        self._chunks = Chunks(call, "chatcmpl", "chat.completion.chunk", "delta", body, around)
+        self.text = self._chunks.text
 
     def first(self, choice: Choice) -> bytes:
         """The event with the role, or with the name of the function that is called."""
@@ -78,17 +79,14 @@ class ChatRenderer:
         if delta.logprobs:
             events = self._with_logprobs(choice, delta)
         elif delta.text:
-            events = self._chunks.plain(choice, self._content(delta))
+            events = self._chunks.text(choice, delta.text)
         if delta.finish is None:
             return events
         return events + self._chunks.event(choice, b"{}", self._reason(delta.finish))
 
     def _with_logprobs(self, choice: Choice, delta: Delta) -> bytes:
         logprobs = _json(chat_logprobs(self._tokenizer, delta.tokens, delta.logprobs))
-        return self._chunks.event(choice, self._content(delta), None, logprobs)
-
-    def _content(self, delta: Delta) -> bytes:
-        return self._delta_open + _json(delta.text) + self._delta_close
+        return self._chunks.event(choice, self._chunks.content(delta.text), None, logprobs)
 
     def _reason(self, finish: str) -> str:
         return "tool_calls" if self._function and finish == "stop" else finish

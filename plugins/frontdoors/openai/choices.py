@@ -9,6 +9,7 @@ from attrs import field, frozen
 from shuntserve_core.journal import Journal
 from shuntserve_core.text import Detokenizer, StopStrings
 from shuntserve_core.types.request import StepOutput, TokenLogprob
+from shuntserve_plugins.frontdoors.openai.pace import Pace
 
 
 @frozen
@@ -24,6 +25,7 @@ class Delta:
 
 
 Emit = Callable[["Choice", Delta], None]
+More = Callable[["Choice", int, str], None]
 
 
 @frozen(eq=False)
@@ -43,18 +45,23 @@ class Prompt:
 class Choice:
     """The sink of one journal: turns steps into deltas and hands them to `emit`.
 
-    `on_stop` is called when a stop string ends the answer before the engine knows.
+    Nearly all steps of an answer add some text and nothing else: `more` is told how many tokens
+    they were, and the text.  The first and the last step always are deltas.  `on_stop` is called
+    when a stop string ends the answer before the engine knows.
     """
 
     __slots__ = (
         "_detokenizer",
         "_emit",
+        "_more",
         "_on_stop",
+        "_plain",
         "_stops",
         "counted",
         "finish",
         "index",
         "journal",
+        "pace",
         "prompt",
     )
 
@@ -66,6 +73,7 @@ class Choice:
         detokenizer: Detokenizer,
         stops: StopStrings | None,
         emit: Emit,
+        more: More,
         on_stop: Callable[[str], None],
     ) -> None:
         self.index = index
@@ -74,14 +82,24 @@ class Choice:
         self.finish: str | None = None
         self.counted = 0
         """Tokens generated, the one that ended the answer included."""
+        self.pace: Pace | None = None
+        """When they came; None before it was submitted, and after its end was counted."""
+        self._plain = stops is None and not prompt.alone
         self._detokenizer = detokenizer
         self._stops = stops
         self._emit = emit
+        self._more = more
         self._on_stop = on_stop
 
     def on_output(self, output: StepOutput) -> None:
         """Take what an engine step produced."""
         if self.finish is not None:
+            return
+        new = output.tokens
+        ordinary = self._plain and new and not output.logprobs and output.finish is None
+        if ordinary and self.counted:
+            self.counted += len(new)
+            self._more(self, len(new), self._detokenizer.feed(new))
             return
         if self.prompt.alone:
             self._without_answer(output)
@@ -102,6 +120,7 @@ class Choice:
     def release(self) -> None:
         """Forget who listens; for an answer that has ended."""
         self._emit = _ignore
+        self._more = _ignore
         self._on_stop = _ignore
 
     def _without_answer(self, output: StepOutput) -> None:

@@ -11,38 +11,50 @@ from shuntserve_plugins.frontdoors.openai.stream import DONE
 from shuntserve_plugins.frontdoors.openai.wire import Sampling
 
 _json = msgspec.json.encode
+_ABOUT = 'data: {{"id":"{}","object":"{}","created":{},"model":{},"choices":['
 
 
 class Chunks:
     """What does not change from token to token, encoded once.
 
     `prefix` begins the answer's id, `kind` is the chunks' `object`, and `content` the name under
-    which a choice has what is new.
+    which a choice has what is new: a text, with JSON `around` it.
     """
 
-    def __init__(self, call: Call, prefix: str, kind: str, content: str, body: Sampling) -> None:
+    def __init__(
+        self,
+        call: Call,
+        prefix: str,
+        kind: str,
+        content: str,
+        body: Sampling,
+        around: tuple[bytes, bytes] = (b"", b""),
+    ) -> None:
         self.id = f"{prefix}-{call.id}"
         self.created = call.site.now()
         self.model = call.site.model
-        opening = _json(
-            {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-        )
-        self._head = b"data: " + opening[:-1] + b',"choices":['
+        about = self.id, kind, self.created, _json(self.model).decode()
+        self._head = _ABOUT.format(*about).encode()
         self._usage, self._throughout = body.wants_usage, body.wants_usage_throughout
         self._tail = (b'],"usage":null}' if self._usage else b"]}") + b"\n\n"
         self._content = content.encode()
-        self._plain_end = b',"logprobs":null,"finish_reason":null}' + self._tail
+        self._opening, self._closing = around
+        self._text_end = self._closing + b',"logprobs":null,"finish_reason":null}' + self._tail
         self._starts: dict[int, bytes] = {}
 
-    def plain(self, choice: Choice, content: bytes) -> bytes:
-        """The event that nearly all are: new content and nothing else."""
+    def text(self, choice: Choice, text: str) -> bytes:
+        """The event that nearly all are: new text and nothing else."""
         if self._throughout:
-            return self.event(choice, content, None)
+            return self.event(choice, self.content(text), None)
         index = choice.index
         start = self._starts.get(index)
         if start is None:
-            start = self._starts[index] = self._head + self._start(index)
-        return start + content + self._plain_end
+            start = self._starts[index] = self._head + self._start(index) + self._opening
+        return start + _json(text) + self._text_end
+
+    def content(self, text: str) -> bytes:
+        """A text as content of an event."""
+        return self._opening + _json(text) + self._closing
 
     def event(
         self,

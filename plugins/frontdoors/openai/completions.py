@@ -95,6 +95,7 @@ class CompletionRenderer:
         self._tokenizer, self._body = call.site.tokenizer, body
         self._most = body.logprobs or 0
         self._chunks = Chunks(call, "cmpl", "text_completion", "text", body)
+        self.text = self._chunks.text
         self._offsets: dict[int, int] = {}
 
     def first(self, choice: Choice) -> bytes:
@@ -110,7 +111,7 @@ class CompletionRenderer:
     def delta(self, choice: Choice, delta: Delta) -> bytes:
         """One event, unless there is nothing to show."""
         if delta.finish is None and not delta.logprobs:
-            return self._chunks.plain(choice, _json(delta.text)) if delta.text else b""
+            return self._chunks.text(choice, delta.text) if delta.text else b""
         logprobs = self._logprobs(choice, delta)
         return self._chunks.event(choice, _json(delta.text), delta.finish, logprobs)
 

@@ -92,7 +92,7 @@ class Connection(web.RequestHandler):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Start the clock of a request's head with its first bytes, and pass it on once whole."""
+        """Pass a request's head on once it is whole; its clock starts with its first bytes."""
         head = self._head
         if head is None:
             super().data_received(data)
@@ -100,11 +100,8 @@ class Connection(web.RequestHandler):
         if self.transport is None:
             head += data
             return
-        if self._header_timer is None:
-            self._header_timer = self._loop.call_later(
-                self._limits.header_seconds, self._headers_late
-            )
         if head or not data.startswith(_METHODS) or _END not in data:
+            self._start_header_timer()
             at = max(0, len(head) - len(_END) + 1)
             head += data
             end = head.find(_END, at)
@@ -128,6 +125,11 @@ class Connection(web.RequestHandler):
         self._busy = False
         if read:
             self._head = bytearray()
+
+    def _start_header_timer(self) -> None:
+        if self._header_timer is None:
+            seconds = self._limits.header_seconds
+            self._header_timer = self._loop.call_later(seconds, self._headers_late)
 
     def _stop_header_timer(self) -> None:
         if self._header_timer is not None:

@@ -17,6 +17,11 @@ MAX_DEPTH = 64
 """Levels of a JSON schema; what engines and the link to them take without trouble."""
 
 
+def is_free(body: Sampling) -> bool:
+    """Whether nothing is said of the answer's shape."""
+    return body.response_format is None and body.structured_outputs is None
+
+
 def constraint_of(body: Sampling) -> Mapping[str, Any] | None:
     """The constraint that a request asks for, by its kind; None for free text.
 

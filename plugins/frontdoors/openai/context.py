@@ -8,7 +8,6 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +19,7 @@ from shuntserve_core.interfaces.frontdoor import Backend
 from shuntserve_core.text import TextTokenizer
 from shuntserve_plugins.frontdoors.openai.addresses import network_of
 from shuntserve_plugins.frontdoors.openai.desk import Desk
+from shuntserve_plugins.frontdoors.openai.ends import Ends
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.keys import KeyUse, Stay
 from shuntserve_plugins.frontdoors.openai.limits import Limits
@@ -47,8 +47,8 @@ class Site:
     keep_alive_seconds: float = 0.0
     """Silence of a stream after which a comment is sent; 0: never."""
     draining: bool = False
-    abort: set[Callable[[ApiError], None]] = field(factory=set)
-    """Enders of the generations under way."""
+    ends: Ends = field(init=False)
+    """How generations under way are ended."""
     idle: asyncio.Event = field(factory=asyncio.Event)
     """Set while nothing is being generated."""
     _working: int = field(default=0, init=False)
@@ -57,22 +57,21 @@ class Site:
 
     def __attrs_post_init__(self) -> None:
         self.idle.set()
+        self.ends = Ends(self.limits.request_seconds)
+        self.metrics.in_flight.set_function(lambda: self._working)
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """For as long as something is generated; raises `ApiError` 503 while draining."""
+    def begin(self) -> None:
+        """Something is generated from now on; raises `ApiError` 503 while draining."""
         if self.draining:
             raise ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
         self._working += 1
         self.idle.clear()
-        self.metrics.in_flight.inc()
-        try:
-            yield
-        finally:
-            self.metrics.in_flight.dec()
-            self._working -= 1
-            if not self._working:
-                self.idle.set()
+
+    def finish(self) -> None:
+        """What `begin` began is over."""
+        self._working -= 1
+        if not self._working:
+            self.idle.set()
 
     @property
     def busy(self) -> int:
@@ -173,7 +172,10 @@ class Call:
         if (request.content_length or 0) > limits.body_bytes:
             raise too_large
         if request.content.is_eof():  # most bodies come with their headers
-            return await request.read()
+            body = request.content.read_nowait()
+            if len(body) > limits.body_bytes:
+                raise too_large
+            return body
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
@@ -186,25 +188,28 @@ class Call:
         except HTTPRequestEntityTooLarge:
             raise too_large from None
 
-    def working(
-        self, answers: int, prompt_tokens: int, reserved: int
-    ) -> AbstractContextManager[None]:
-        """For as long as something is generated; raises `ApiError` where there is no room.
+    def begin(self, answers: int, prompt_tokens: int, reserved: int) -> Stay | None:
+        """Something is generated from now on; raises `ApiError` where there is no room.
 
         `reserved` is the output that was asked for in so many words, of all answers together.
+        Whoever begins hands what this returns to `finish`.
         """
+        self.site.begin()
         if self.key is None:
-            return self.site.working()
-        return self._working_for(self.key, Stay(answers, reserved, self._produced), prompt_tokens)
+            return None
+        stay = Stay(answers, reserved, self._produced)
+        try:
+            self.key.enter(self.started, stay, prompt_tokens)
+        except BaseException:
+            self.site.finish()
+            raise
+        return stay
 
-    @contextmanager
-    def _working_for(self, key: KeyUse, stay: Stay, prompt_tokens: int) -> Iterator[None]:
-        with self.site.working():
-            key.enter(self.started, stay, prompt_tokens)
-            try:
-                yield
-            finally:
-                key.leave(stay)
+    def finish(self, stay: Stay | None) -> None:
+        """What `begin` began is over."""
+        if self.key is not None and stay is not None:
+            self.key.leave(stay)
+        self.site.finish()
 
     def _produced(self) -> int:
         return self.produced()

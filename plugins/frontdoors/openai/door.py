@@ -167,7 +167,7 @@ class OpenAIFrontDoor:
         site.draining = True
         await _until_idle(site, deadline)
         gone = ApiError(503, "The server is shutting down.", code="shutting_down", retry_after=5)
-        for end in list(site.abort):
+        for end in site.ends:
             end(gone)
         await _until_idle(site, GOODBYE_SECONDS)
         listener.close()

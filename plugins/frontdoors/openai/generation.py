@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from aiohttp import web
@@ -30,6 +30,11 @@ class Renderer(Protocol):
 
     def first(self, choice: Choice) -> bytes:
         """Events before a choice's first delta."""
+        ...
+
+    @property
+    def text(self) -> Callable[[Choice, str], bytes]:
+        """Makes the event for more text of a choice, and nothing else."""
         ...
 
     def delta(self, choice: Choice, delta: Delta) -> bytes:
@@ -80,18 +85,20 @@ class Work:
 class Generation:
     """All choices of one request, as one thing that ends once."""
 
-    def __init__(self, call: Call, work: Work, emit: Emit) -> None:
+    def __init__(
+        self, call: Call, work: Work, emit: Emit, more: Callable[[Choice, str], None]
+    ) -> None:
+        """`more` is told the text of steps that add nothing else, `emit` of all others."""
         self._call = call
         self._backend = call.site.backend
         self._emit = emit
+        self._more = more
         self._unfinished = 0
         self._latencies = call.site.metrics.latencies
         self._answers = work.body.choices
-        self._paces: dict[Choice, Pace] = {}
         self.first_at: float | None = None
         self.error: ApiError | None = None
-        self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         stops = work.body.stops
         include = bool(work.body.include_stop_str_in_output)
         self._stops = StopSet(stops, include) if stops else None
@@ -123,16 +130,24 @@ class Generation:
             self._call.site.tokenizer.detokenizer(prompt.tokens, skip_special_tokens=skip),
             StopStrings(self._stops) if self._stops else None,
             self._on_delta,
+            self._on_text,
             self._backend.cancel,
         )
+
+    def _on_text(self, choice: Choice, tokens: int, text: str) -> None:
+        pace = choice.pace
+        if pace is not None:
+            self._latencies.more(pace, tokens, time.perf_counter())
+        if text:
+            self._more(choice, text)
 
     def _on_delta(self, choice: Choice, delta: Delta) -> None:
         if delta.finish == "error":
             self.fail(_failure(choice.journal, delta.error))
             return
-        pace = self._paces[choice]
-        new = choice.counted - pace.tokens
-        if new:
+        pace = choice.pace
+        new = 0 if pace is None else choice.counted - pace.tokens
+        if pace is not None and new:
             now = time.perf_counter()
             if pace.tokens:
                 self._latencies.more(pace, new, now)
@@ -159,7 +174,7 @@ class Generation:
         """Hand every choice to the cluster; raises `ApiError` if it takes one of them not."""
         try:
             for choice in self.choices:
-                self._paces[choice] = Pace(self._call.started, time.perf_counter())
+                choice.pace = Pace(self._call.started, time.perf_counter())
                 self._backend.submit(choice.journal, choice)
         except Exception as error:  # whatever it is, the choices before it must not run on
             self.cancel()
@@ -184,18 +199,14 @@ class Generation:
 
     async def wait(self) -> None:
         """Until the generation is over; whoever waits is cancelled when the client goes."""
-        seconds = self._call.site.limits.request_seconds
-        late = ApiError(408, f"The request took more than {seconds:g} seconds.", code="timeout")
-        timer = self._loop.call_later(seconds, self.fail, late)
-        abort = self._call.site.abort
-        abort.add(self.fail)
+        ends = self._call.site.ends
+        ends.add(self.fail)
         try:
             await self._over
         finally:
-            timer.cancel()
-            abort.discard(self.fail)
+            ends.discard(self.fail)
             self.cancel()
-            for choice in list(self._paces):
+            for choice in self.choices:
                 self._ended(choice, "abort" if self.error is None else "error")
 
     def release(self) -> None:
@@ -203,18 +214,21 @@ class Generation:
         keep their memory until a garbage collection, which every stream waits for."""
         produced = sum(choice.counted for choice in self.choices)
         self._call.produced = lambda: produced
-        self._emit = _ignore
+        self._emit = self._more = _ignore
         for choice in self.choices:
             choice.release()
 
     def _ended(self, choice: Choice, reason: str) -> None:
-        journal, pace = choice.journal, self._paces.pop(choice)
+        journal, pace = choice.journal, choice.pace
+        if pace is None:
+            return
+        choice.pace = None
         most = journal.sampling.max_tokens
         wanted = Wanted(len(journal.prompt), most, self._answers, journal.waited)
         self._latencies.finish(pace, wanted, reason, time.perf_counter())
 
 
-def _ignore(_choice: Choice, _delta: Delta) -> None:
+def _ignore(_choice: Choice, _more: object) -> None:
     """For what comes after the end."""
 
 
@@ -234,15 +248,21 @@ def _failure(journal: Journal, reason: str) -> ApiError:
 
 async def respond(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
     """Generate, and answer as a stream or in one piece."""
-    with call.working(work.answers, work.prompt_tokens * work.body.choices, work.reserved):
-        if work.body.stream:
-            return await _stream(call, work, renderer)
-        return await _whole(call, work, renderer)
+    stay = call.begin(work.answers, work.prompt_tokens * work.body.choices, work.reserved)
+    try:
+        return await (_stream if work.body.stream else _whole)(call, work, renderer)
+    finally:
+        call.finish(stay)
 
 
 async def _whole(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
     answers: dict[Choice, Collected] = {}
-    generation = Generation(call, work, lambda choice, delta: answers[choice].add(delta))
+    generation = Generation(
+        call,
+        work,
+        lambda choice, delta: answers[choice].add(delta),
+        lambda choice, text: answers[choice].texts.append(text),
+    )
     answers.update((choice, Collected()) for choice in generation.choices)
     await _run(call, work, generation)
     if generation.error is not None:
@@ -253,8 +273,10 @@ async def _whole(call: Call, work: Work, renderer: Renderer) -> web.StreamRespon
 
 async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:
     headers = {"X-Request-Id": call.request_id, **call.cors}
-    stream = EventStream(call.request, headers, call.site.keep_alive_seconds)
+    silence = call.site.keep_alive_seconds
+    stream = EventStream(call.request, headers, silence, gather=work.answers > 1)
     begun: set[Choice] = set()
+    send, event = stream.send, renderer.text
 
     def emit(choice: Choice, delta: Delta) -> None:
         events = b""
@@ -267,8 +289,11 @@ async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamRespo
         elif events:
             stream.send(events)
 
+    def more(choice: Choice, text: str) -> None:
+        send(event(choice, text))
+
     try:
-        generation = Generation(call, work, emit)
+        generation = Generation(call, work, emit, more)
         await _run(call, work, generation)
     finally:
         stream.close()

@@ -32,6 +32,7 @@ class Metrics:
         self.in_flight = Gauge(
             "shuntserve_requests_in_flight", "Generations under way", registry=registry
         )
+        """Read when Prometheus asks, as `Site` tells it how."""
         self.connections = Gauge(
             "shuntserve_connections", "Open client connections", registry=registry
         )

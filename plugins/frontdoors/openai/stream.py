@@ -1,9 +1,9 @@
 """Server-sent events, written straight to the socket.
 
-A stream is one HTTP response in chunked coding.  Events that come within one turn of the event loop
-leave in one write, and no task or queue stands between an engine's step and the socket.  The
-response's head leaves with the first event, or with a comment where none comes for a while, so that
-what fails before is an ordinary error.
+A stream is one HTTP response in chunked coding.  No task or queue stands between an engine's step
+and the socket; where a stream has several answers, what comes of them within one turn of the event
+loop leaves in one write.  The response's head leaves with the first event, or with a comment where
+none comes for a while, so that what fails before is an ordinary error.
 """
 
 from __future__ import annotations
@@ -25,15 +25,24 @@ class EventStream(web.StreamResponse):
     """A response of events; `send` from any callback on the loop, then `end` once."""
 
     def __init__(
-        self, request: web.BaseRequest, headers: Mapping[str, str], silence: float = 0.0
+        self,
+        request: web.BaseRequest,
+        headers: Mapping[str, str],
+        silence: float = 0.0,
+        *,
+        gather: bool = False,
     ) -> None:
-        """After `silence` seconds without an event a comment is sent; 0 sends none."""
+        """After `silence` seconds without an event a comment is sent; 0 sends none.
+
+        With `gather` events wait for others that come in the same turn of the loop.
+        """
         super().__init__(headers=headers)
         self._transport = request.transport
         self._loop = asyncio.get_running_loop()
         self._chunked_coding = request.version >= HttpVersion11
+        self._gather = gather
         self._pending: list[bytes] = []
-        self._flush_due = False
+        """Gathered, and not written yet."""
         self.started = False
         """Whether anything was written."""
         self.ended = False
@@ -44,11 +53,13 @@ class EventStream(web.StreamResponse):
         self._keep_alive = request.keep_alive and self._chunked_coding
 
     def send(self, events: bytes) -> None:
-        """Queue whole events; they leave at the end of this turn of the loop."""
-        self._pending.append(events)
-        if not self._flush_due:
-            self._flush_due = True
+        """Write whole events, at the latest at the end of this turn of the loop."""
+        if not self._gather:
+            self._write(events)
+            return
+        if not self._pending:
             self._loop.call_soon(self._flush)
+        self._pending.append(events)
 
     def _watch(self, seconds: float) -> None:
         """Look after so many seconds whether anything was sent: one timer, however many events."""
@@ -77,12 +88,13 @@ class EventStream(web.StreamResponse):
         self.send(events)
 
     def _flush(self) -> None:
-        if not self._flush_due:  # `write_eof` was first
-            return
-        self._flush_due = False
+        if self._pending:  # else `write_eof` was first
+            events = b"".join(self._pending)
+            self._pending.clear()
+            self._write(events)
+
+    def _write(self, events: bytes) -> None:
         transport = self._transport
-        events = b"".join(self._pending)
-        self._pending.clear()
         if transport is None or transport.is_closing():
             return
         if self._chunked_coding:

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from shuntserve_plugins.frontdoors.openai.constraints import constraint_of, shallow
+from shuntserve_plugins.frontdoors.openai.constraints import constraint_of, is_free, shallow
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.wire import ChatRequest, NamedTool, Tool
 
@@ -27,8 +27,13 @@ class Shape:
     """The function that the answer calls."""
 
 
+_TEXT = Shape()
+
+
 def answer_shape(body: ChatRequest) -> Shape:
     """What the request asks for; raises `ApiError` 400 for what cannot be promised."""
+    if body.tools is None and body.tool_choice is None and is_free(body):
+        return _TEXT
     guided = constraint_of(body)
     if not body.tools or body.tool_choice == "none":
         if isinstance(body.tool_choice, NamedTool) or body.tool_choice == "required":

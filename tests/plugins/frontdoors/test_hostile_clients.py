@@ -333,7 +333,7 @@ async def test_a_thousand_disconnects_leave_nothing_running(serve: Serve) -> Non
     for _ in range(10):
         await asyncio.gather(*(leave() for _ in range(100)))
     await until(lambda: not backend.running and site.idle.is_set())
-    assert not site.abort
+    assert not site.ends
     await assert_well(served)
     backend.submitted.clear()
     gc.collect()
