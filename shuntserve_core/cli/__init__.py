@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import click
@@ -68,6 +71,21 @@ class _LazyGroup(click.Group):
 def cli(ctx: click.Context, disabled: tuple[str, ...]) -> None:
     """Serve one large language model on mixed, interruptible GPUs as one endpoint."""
     ctx.obj = disabled
+    if disabled:
+        ctx.with_resource(_left_out(disabled))
+
+
+@contextmanager
+def _left_out(disabled: tuple[str, ...]) -> Iterator[None]:
+    """Have what this process starts leave these plugins out as well."""
+    from shuntserve_core.registry import DISABLE_VARIABLE
+
+    before = os.environ.get(DISABLE_VARIABLE, "")
+    os.environ[DISABLE_VARIABLE] = ",".join(filter(None, (before, *disabled)))
+    try:
+        yield
+    finally:
+        os.environ[DISABLE_VARIABLE] = before
 
 
 def main() -> None:

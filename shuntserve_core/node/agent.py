@@ -13,19 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
 import cattrs
 from attrs import define, field
 
-from shuntserve_core.api import structured
 from shuntserve_core.errors import UserError
 from shuntserve_core.forking import templates
 from shuntserve_core.forking.templates import TemplateFailed, Templates
-from shuntserve_core.interfaces.cloud import SpotSource
 from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.node.logs import last_words, prune, quoted, ranks_named, worker_log
 from shuntserve_core.node.processes import Child
-from shuntserve_core.registry import Registry
+from shuntserve_core.node.watching import SpotWatch, Watching
+from shuntserve_core.registry import DISABLE_VARIABLE, Registry
 from shuntserve_core.tensorstore import ShardSpec, StoreClient
 
 logger = logging.getLogger(__name__)
@@ -90,9 +88,8 @@ class Agent:
         self._templates = Templates(self.log_dir)
         self._ended: set[str] = set()
         """Engines that must not be started (again): a stop may overtake a start."""
-        self._spot: dict[str, asyncio.Task[None]] = {}
-        self._standing: dict[str, dict[str, Any]] = {}
-        """By source, the notice that was not withdrawn: the next control plane must hear of it."""
+        self._watching = Watching(name, self.emit)
+        self._disabled_here = os.environ.get(DISABLE_VARIABLE, "")
         self._subscribers: set[asyncio.Queue[dict[str, Any]]] = set()
 
     # Events
@@ -100,7 +97,7 @@ class Agent:
     def subscribe(self) -> asyncio.Queue[dict[str, Any]]:
         """A queue that receives every event from now on, and first each notice that stands."""
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        for spot in self._standing.values():
+        for spot in self._watching.standing:
             queue.put_nowait({"event": "spot", "spot": spot})
         self._subscribers.add(queue)
         return queue
@@ -277,23 +274,16 @@ class Agent:
 
     # Interruptions
 
-    def watch_spot(self, name: str, options: Mapping[str, Any]) -> None:
-        """Listen to a spot source; the same one again changes nothing.  Raises `UserError`."""
-        if name not in self._spot:
-            source = structured(dict(options), Registry().get("spot-source", name), "options")
-            self._spot[name] = asyncio.create_task(self._listen(name, source))
+    def watch_spot(self, watches: Sequence[SpotWatch]) -> None:
+        """Listen to these spot sources and to no others.  Raises `UserError`."""
+        self._watching.follow(watches, Registry())
 
-    async def _listen(self, name: str, source: SpotSource) -> None:
-        try:
-            async for event in source.events((self.name,)):
-                said = attrs.asdict(event)
-                if event.kind == "notice":
-                    self._standing[name] = said
-                elif event.kind == "withdrawn":
-                    self._standing.pop(name, None)
-                self.emit(event="spot", spot=said)
-        except Exception:
-            logger.exception("spot source %s failed", name)
+    # Plugins
+
+    def disable_plugins(self, names: Sequence[str]) -> None:
+        """Leave out what the control plane leaves out, here and in what is started from now on,
+        beside what this node leaves out by itself."""
+        os.environ[DISABLE_VARIABLE] = ",".join(filter(None, (self._disabled_here, *names)))
 
     # The node
 
@@ -322,8 +312,7 @@ class Agent:
 
     async def close(self) -> None:
         """End every engine, then every store."""
-        for task in self._spot.values():
-            task.cancel()
+        self._watching.close()
         await asyncio.gather(*(self.stop_engine(name, 1.0) for name in list(self._engines)))
         await self._templates.close()
         await asyncio.gather(*(self.drop_store(gpu) for gpu in list(self._stores)))

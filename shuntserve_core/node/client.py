@@ -16,6 +16,7 @@ from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.interfaces.launcher import AgentAddress
 from shuntserve_core.node.server import unstructured
+from shuntserve_core.node.watching import SpotWatch
 from shuntserve_core.tensorstore import ShardSpec
 
 SILENCE_SECONDS = 5.0
@@ -113,9 +114,13 @@ class AgentClient:
         answer = await self._call("POST", "/v1/ports", {"host": self.address.host})
         return int(answer["port"])
 
-    async def watch_spot(self, source: str, options: Mapping[str, Any]) -> None:
-        """Have the node listen to a spot source; what it hears comes as events."""
-        await self._call("POST", "/v1/spot", {"source": source, "options": dict(options)})
+    async def watch_spot(self, watches: Sequence[SpotWatch]) -> None:
+        """Have the node listen to these spot sources alone; what it hears comes as events."""
+        await self._call("PUT", "/v1/spot", [cattrs.unstructure(watch) for watch in watches])
+
+    async def disable_plugins(self, names: Sequence[str]) -> None:
+        """Have the node leave plugins out, beside those that it leaves out by itself."""
+        await self._call("PUT", "/v1/plugins", {"disabled": list(names)})
 
     async def shutdown(self) -> None:
         """Have the agent end, with everything that it started."""

@@ -24,6 +24,7 @@ from shuntserve_core.api import (
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.node.agent import Agent
+from shuntserve_core.node.watching import SpotWatch
 from shuntserve_core.tensorstore import ShardSpec
 from shuntserve_core.weights.layout import parse_model_name
 
@@ -53,7 +54,8 @@ def make_app(agent: Agent, token: str) -> web.Application:
             web.delete("/v1/engines/{engine_id}", _stop_engine),
             web.post("/v1/templates", _prepare),
             web.post("/v1/ports", _free_port),
-            web.post("/v1/spot", _watch_spot),
+            web.put("/v1/spot", _watch_spot),
+            web.put("/v1/plugins", _set_plugins),
             web.post("/v1/shutdown", _shutdown),
         ]
     )
@@ -139,17 +141,20 @@ async def _free_port(request: web.Request) -> web.Response:
     return web.json_response({"port": port})
 
 
-@frozen
-class _Spot:
-    """Body of a wish to listen."""
-
-    source: str
-    options: dict[str, Any]
-
-
 async def _watch_spot(request: web.Request) -> web.Response:
-    body = await body_of(request, _Spot)
-    request.app[_AGENT].watch_spot(body.source, body.options)
+    request.app[_AGENT].watch_spot(await body_of(request, list[SpotWatch]))
+    return web.json_response({})
+
+
+@frozen
+class _Plugins:
+    """Body of a word on plugins."""
+
+    disabled: list[str]
+
+
+async def _set_plugins(request: web.Request) -> web.Response:
+    request.app[_AGENT].disable_plugins((await body_of(request, _Plugins)).disabled)
     return web.json_response({})
 
 

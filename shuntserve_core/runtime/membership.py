@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,10 +21,8 @@ from shuntserve_core.runtime.nodes import Node
 from shuntserve_core.runtime.run import EngineFailed
 from shuntserve_core.runtime.states import NodeState, PipelineState
 from shuntserve_core.runtime.suspects import Cause
+from shuntserve_core.runtime.watches import default_notice, watches_of
 from shuntserve_core.types.spot import SpotEvent
-
-DEFAULT_NOTICE = 120.0
-"""Seconds that a notice without a deadline is taken to leave: what AWS documents."""
 
 
 class Membership:
@@ -32,17 +30,9 @@ class Membership:
 
     def __init__(self, cluster: RunningCluster) -> None:
         self._cluster = cluster
-        self._node_sources: list[tuple[str, dict[str, Any]]] = []
+        self._watches = watches_of(cluster.config)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By node: an agent must have ended before the next one of that name starts."""
-
-    async def watch_on_nodes(self, source: str, options: Mapping[str, Any]) -> None:
-        """Have every node, now and later, listen to a spot source of its own."""
-        self._node_sources.append((source, dict(options)))
-        for node in list(self._cluster.nodes.values()):
-            if node.agent is not None and node.present:
-                with contextlib.suppress(AgentLost):  # its silence is noticed elsewhere
-                    await node.agent.watch_spot(source, options)
 
     async def launch(self, name: str) -> None:
         """Start a node's agent and take the node in.  Raises `UserError`; the node is lost then."""
@@ -66,8 +56,8 @@ class Membership:
         described = await agent.describe()
         node.agent = agent
         agent.watch(partial(self._on_agent_event, node), partial(self._on_silence, node))
-        for source, options in self._node_sources:
-            await agent.watch_spot(source, options)
+        await agent.disable_plugins(self._cluster.config.registry.disabled)
+        await agent.watch_spot(self._watches)
         if isinstance(self._cluster.settings.engine, ForkingEngine):
             await agent.prepare(self._cluster.settings.engine.template)
         if node.machine.state is NodeState.LOST:
@@ -98,7 +88,8 @@ class Membership:
             self._cluster.note("rebalance recommended", node=node.name, source=event.source)
 
     def _notice(self, node: Node, event: SpotEvent) -> None:
-        deadline = time.time() + DEFAULT_NOTICE if event.deadline is None else event.deadline
+        default = default_notice(self._cluster.config, event.source)
+        deadline = time.time() + default if event.deadline is None else event.deadline
         if node.deadline is not None and (event.deadline is None or deadline >= node.deadline):
             return  # heard before; only an earlier deadline is news
         node.deadline, node.enforced = deadline, node.enforced or event.enforced
@@ -180,6 +171,9 @@ class Membership:
             self._store_ended(node, int(event["gpu"]), event["code"])
         elif event["event"] == "spot":
             self.on_spot_event(SpotEvent(**event["spot"]))
+        elif event["event"] == "spot-failed":
+            facts = {"source": event["source"], "reason": event["reason"]}
+            self._cluster.note("spot source failed", node=node.name, **facts)
         else:
             for run in self._cluster.runs.values():
                 if run.engine_id == event.get("engine_id"):

@@ -270,15 +270,11 @@ class _Server:
         return placement, spares
 
     def _listeners(self) -> list[Coroutine[Any, Any, None]]:
-        """One for each spot source.  Raises `UserError`."""
-        listeners = []
-        for table in self._config.document.spot:
-            source = plugin_from(self._config, "spot-source", table)
-            if source.on_node:
-                listeners.append(self._manager.membership.watch_on_nodes(table.name, table.options))
-            else:
-                listeners.append(self._listen(table, source))
-        return listeners
+        """One for each spot source that runs here; nodes have theirs.  Raises `UserError`."""
+        made = [
+            (t, plugin_from(self._config, "spot-source", t)) for t in self._config.document.spot
+        ]
+        return [self._listen(table, source) for table, source in made if not source.on_node]
 
     async def _listen(self, table: SpotTable, source: SpotSource) -> None:
         try:

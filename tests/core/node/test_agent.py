@@ -13,6 +13,7 @@ import pytest
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import WorkerCommand
 from shuntserve_core.node.agent import Agent
+from shuntserve_core.node.watching import SpotWatch
 
 SLEEPS = 'import sys, time; print(\'{"event": "ready"}\', flush=True); time.sleep(60)'
 FAMILY = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
@@ -83,7 +84,7 @@ async def test_a_notice_that_stands_is_told_to_whoever_comes_later(tmp_path: Pat
     trace.write_text("at,node,kind,notice\n0,n#0,notice,60\n0.5,n#0,withdrawn,\n")
     async with running(tmp_path) as agent:
         first = agent.subscribe()
-        agent.watch_spot("trace", {"file": str(trace)})
+        agent.watch_spot([SpotWatch("trace", {"file": str(trace)})])
         heard = await hears(first, "spot")
         again = await hears(agent.subscribe(), "spot")
         assert again == heard

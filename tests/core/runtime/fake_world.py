@@ -19,6 +19,7 @@ from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.interfaces.link import READY, STANDBY, LinkLost
 from shuntserve_core.link import LinkPolicy
 from shuntserve_core.node.client import AgentLost
+from shuntserve_core.node.watching import SpotWatch
 from shuntserve_core.tensorstore.spec import ShardSpec
 from tests.core.runtime.fake_links import FakeLink
 
@@ -38,6 +39,8 @@ class FakeProcess:
     """Engines with workers here, and how many."""
     ended: set[str] = field(factory=set)
     stores: set[int] = field(factory=set)
+    watches: tuple[SpotWatch, ...] = ()
+    disabled: tuple[str, ...] = ()
     on_event: Callable[[dict[str, Any]], None] = lambda _: None
     on_lost: Callable[[str], None] = lambda _: None
 
@@ -286,8 +289,13 @@ class FakeAgent:
         process.ended.add(engine_id)
         process.engines.pop(engine_id, None)
 
-    async def watch_spot(self, source: str, options: Mapping[str, Any]) -> None:
-        await self._call()
+    async def watch_spot(self, watches: Sequence[SpotWatch]) -> None:
+        process = await self._call()
+        process.watches = tuple(watches)
+
+    async def disable_plugins(self, names: Sequence[str]) -> None:
+        process = await self._call()
+        process.disabled = tuple(names)
 
     def watch(
         self, on_event: Callable[[dict[str, Any]], None], on_lost: Callable[[str], None]
