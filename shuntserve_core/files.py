@@ -18,23 +18,60 @@ _REMEDIES = {
     errno.EROFS: "it is mounted read-only: choose another place",
     errno.EACCES: "choose a place that this user may write to",
     errno.EPERM: "choose a place that this user may write to",
+    errno.EFBIG: "raise the limit (ulimit -f), or choose another place",
+    errno.EMFILE: "raise the limit: ulimit -n 65536",
+    errno.ENFILE: "raise this machine's limit: sysctl fs.file-max",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "it is a link to itself: name the file that is meant",
+    errno.EIO: "check the disk",
+    errno.EADDRINUSE: "stop what listens there, or choose another port",
+    errno.EADDRNOTAVAIL: "choose an address of this machine",
+    errno.ENOENT: "correct the name",
+    errno.ENOTDIR: "correct the name: a part of it is a file",
+    errno.EISDIR: "name a file, not a directory",
 }
 _OTHERWISE = "choose a place that this user may write to"
 _SETTINGS = "(serve.state_dir, XDG_STATE_HOME, TMPDIR)"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of writing that are nobody's bug, wherever they come from."""
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_OF_NAMES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _REMEDY = "remove it, or choose another place (TMPDIR, serve.state_dir)"
 
 
 def unwritable(error: OSError, where: Path | str = "") -> UserError:
     """One line for what keeps a file or directory from being written."""
-    remedy = _REMEDIES.get(error.errno or 0, _OTHERWISE)
+    number = error.errno or 0
+    remedy = _OTHERWISE if number in _OF_NAMES else _REMEDIES.get(number, _OTHERWISE)
     reason = (error.strerror or str(error)).lower()
     return UserError(
         f"cannot write: {reason}",
         where=str(where or error.filename or ""),
         remedy=f"{remedy} {_SETTINGS}",
     )
+
+
+def remedy_of(error: OSError) -> str:
+    """What a user can do about it; empty for what this table does not know."""
+    return _REMEDIES.get(error.errno or 0, "")
+
+
+def users_own(error: OSError) -> UserError | None:
+    """One line for what a machine or a name is to blame for, wherever it is met.
+
+    None for what would be a bug of ours.
+    """
+    number = error.errno or 0
+    if number in _OF_WRITING:
+        return unwritable(error)
+    if number not in _REMEDIES or (number in _OF_NAMES and not error.filename):
+        return None
+    reason = (error.strerror or str(error)).lower()
+    if number in (errno.EACCES, errno.EPERM):
+        return UserError(
+            reason,
+            where=str(error.filename or ""),
+            remedy="choose another one, or have this user allowed to use it",
+        )
+    return UserError(reason, where=str(error.filename or ""), remedy=_REMEDIES[number])
 
 
 def file_name(name: str) -> str:

@@ -105,10 +105,14 @@ def read_bytes(path: Path, most: int = MOST_FILE_BYTES) -> bytes:
         if stat.S_ISDIR(facts.st_mode):
             raise IsADirectoryError(21, "is a directory", str(path))
         if not stat.S_ISREG(facts.st_mode):
-            raise UserError("is not an ordinary file", where=str(path))
+            raise UserError("is not an ordinary file", where=str(path), remedy="name a file")
         data = file.read(min(most, facts.st_size) + 1)
     if len(data) > most:
-        raise UserError(f"is larger than the {most} bytes that make sense", where=str(path))
+        raise UserError(
+            f"is larger than the {most} bytes that make sense",
+            where=str(path),
+            remedy="see whether it is the right file",
+        )
     return data
 
 
@@ -120,7 +124,11 @@ def file_inside(folder: Path, name: str) -> Path:
     """
     parts = PurePosixPath(name)
     if not name or "\0" in name or parts.is_absolute() or ".." in parts.parts:
-        raise UserError(f"{name!r} is no name of a file in the folder", where=str(folder))
+        raise UserError(
+            f"{name!r} is no name of a file in the folder",
+            where=str(folder),
+            remedy="correct whatever names it",
+        )
     path = folder / name
     home = folder.resolve()
     homes = [home]
@@ -129,7 +137,9 @@ def file_inside(folder: Path, name: str) -> Path:
     try:
         real = path.resolve()
     except (OSError, RuntimeError) as error:  # a link to itself
-        raise UserError(f"{name} is a link that leads nowhere", where=str(folder)) from error
+        raise UserError(
+            f"{name} is a link that leads nowhere", where=str(folder), remedy="put the file there"
+        ) from error
     if not any(real.is_relative_to(allowed) for allowed in homes):
         raise UserError(
             f"{name} is a link out of the folder",

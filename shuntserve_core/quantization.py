@@ -62,7 +62,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = parse_json(read_bytes(file))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read: {error}", where=str(file)) from error
+        raise UserError(
+            f"cannot be read: {error}", where=str(file), remedy="download it again, or remove it"
+        ) from error
     if not isinstance(config, dict):
         raise UserError("holds no JSON object", where=str(file), remedy="download it again")
     return with_companions(config, file.parent)
@@ -79,7 +81,9 @@ def with_companions(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     try:
         beside = parse_json(read_bytes(file))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read: {error}", where=str(file)) from error
+        raise UserError(
+            f"cannot be read: {error}", where=str(file), remedy="download it again, or remove it"
+        ) from error
     return merged_with(config, beside)
 
 

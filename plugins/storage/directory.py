@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from attrs import frozen
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.files import remedy_of
 from shuntserve_core.foreign import read_bytes
 from shuntserve_core.interfaces.store import (
     ObjectInfo,
@@ -153,7 +154,7 @@ class DirectoryStore:
 
     def _files(self, prefix: str) -> Iterator[Path]:
         top = self.root / prefix.rpartition("/")[0]
-        for directory, _, names in os.walk(top):
+        for directory, _, names in os.walk(top, onerror=_unless_gone):
             for name in names:
                 path = Path(directory, name)
                 if self._key(path).startswith(prefix):
@@ -165,6 +166,12 @@ class DirectoryStore:
                 if parent == self.root:
                     break
                 parent.rmdir()
+
+
+def _unless_gone(error: OSError) -> None:
+    """What may not be read is not the same as what is not there, which another may have removed."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _is_unfinished(name: str) -> bool:
@@ -261,5 +268,5 @@ def _clear_errors(key: str, root: Path) -> Iterator[None]:
         raise StoreError(
             error.strerror or str(error),
             where=f"{root}: {key}",
-            remedy=remedies.get(error.errno or 0, ""),
+            remedy=remedies.get(error.errno or 0, "") or remedy_of(error),
         ) from error

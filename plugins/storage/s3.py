@@ -283,7 +283,9 @@ def _parse(url: str) -> S3Options:
         return cattrs.structure({**options, **address}, S3Options)
     except cattrs.BaseValidationError as error:
         reasons = cattrs.transform_error(error, path="options")
-        raise UserError("; ".join(reasons), where=url) from error
+        raise UserError(
+            "; ".join(reasons), where=url, remedy="correct the option in the store's URL"
+        ) from error
 
 
 def _refuse_endpoint(endpoint: str, url: str) -> None:

@@ -90,21 +90,49 @@ def _left_out(disabled: tuple[str, ...]) -> Iterator[None]:
 
 def main() -> None:
     """Entry point: a user's mistake is one line on standard error and exit status 2."""
+    _fill_streams()
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="shuntserve", standalone_mode=False)
+        sys.stdout.flush()  # where it cannot be written, that is to be said here
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
+        _end(_usage(error))
+    except click.Abort as abort:
+        if isinstance(abort.__cause__, EOFError):  # of some file: click takes it for Ctrl-D
+            raise abort.__cause__ from None
         sys.exit(130)
     except UserError as error:
         _end(error)
+    except BrokenPipeError:
+        _leave_pipe()
     except OSError as error:
-        from shuntserve_core.files import FULL, unwritable
+        from shuntserve_core.files import users_own
 
-        if error.errno not in FULL:
+        told = users_own(error)
+        if told is None:
             raise
-        _end(unwritable(error))
+        _end(told)
+
+
+def _fill_streams() -> None:
+    """Have a standard output and error, also where the caller has closed them."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(null, "w", closefd=False))
+
+
+def _usage(error: click.ClickException) -> UserError:
+    """What click has to say, in one line."""
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx else "shuntserve"
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return UserError(message, where=path, remedy=f"see {path} --help")
+
+
+def _leave_pipe() -> None:
+    """End as others do whose reader has gone, without a word when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 def _end(error: UserError) -> None:

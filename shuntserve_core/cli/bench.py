@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shuntserve_core.cli.common import json_option, print_json, registry_of
+from shuntserve_core.cli.common import FiniteRange, json_option, print_json, registry_of
 from shuntserve_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _KEY_VARIABLE = "OPENAI_API_KEY"
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     metavar="PER_SECOND",
     help="Open loop instead: Poisson arrivals at this rate.",
 )
@@ -43,7 +43,7 @@ _KEY_VARIABLE = "OPENAI_API_KEY"
 )
 @click.option(
     "--time-scale",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=1.0,
     show_default=True,
     help="Factor on the trace's times; 0.5 is twice as fast.",
@@ -65,7 +65,7 @@ _KEY_VARIABLE = "OPENAI_API_KEY"
 )
 @click.option(
     "--spread",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.0,
     show_default=True,
     help="Lengths vary by up to this share of their mean.",
@@ -86,7 +86,7 @@ _KEY_VARIABLE = "OPENAI_API_KEY"
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     default=600.0,
     show_default=True,
     help="Seconds that one request may take.",

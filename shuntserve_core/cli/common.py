@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,19 @@ if TYPE_CHECKING:
 OBJECTIVES = ("throughput", "throughput-per-dollar", "cost")
 
 config_argument = click.argument("config_file", metavar="CONFIG", type=click.Path())
+
+
+class FiniteRange(click.FloatRange):
+    """A number within a range, and neither infinite nor none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Fails for `nan`, which is in every range, and for `inf`."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 def _reserve(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -143,6 +159,45 @@ def naming(file: object) -> Iterator[None]:
 def print_json(value: Any) -> None:
     """Print JSON that a program can read: keys in their order, numbers in full."""
     write_document(json.dumps(value, indent=2, allow_nan=False))
+
+
+def output_folder(folder: str | None, flag: str = "--out") -> None:
+    """Make the folder for results before the work that leads to them.  Raises `UserError`."""
+    from pathlib import Path
+
+    if not folder:
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = (error.strerror or "failed").lower()
+        raise UserError(
+            f"cannot write {folder}: {reason}", where=flag, remedy="name a folder"
+        ) from error
+
+
+def output_file(file: str | None, flag: str = "--out") -> None:
+    """Raise `UserError` where a file for results cannot be there, before the work for them."""
+    from pathlib import Path
+
+    if not file:
+        return
+    above, reason = Path(file).parent, ""
+    try:
+        if Path(file).is_dir():
+            reason = "is a directory"
+        elif not above.is_dir():
+            reason = "not a directory" if above.exists() else "no such file or directory"
+        elif not os.access(file if Path(file).exists() else above, os.W_OK):
+            reason = "permission denied"
+    except OSError as error:
+        reason = (error.strerror or "failed").lower()
+    if reason:
+        raise UserError(
+            f"cannot write {file}: {reason}", where=flag, remedy="name a file in a folder that is"
+        )
 
 
 def write_text(file: str, text: str, flag: str = "--out") -> None:

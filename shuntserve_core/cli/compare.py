@@ -15,6 +15,7 @@ from shuntserve_core.cli.common import (
     config_of,
     json_option,
     naming,
+    output_folder,
     print_json,
     search_options,
 )
@@ -73,6 +74,7 @@ def compare(
     config = config_of(ctx, config_file)
     names = _names(config, "optimizer", optimizers)
     predictors = _names(config, "estimator", estimators or config.document.estimator.name)
+    output_folder(out)
     with naming(config.file):
         changes = asked.changes(config)
         results = []

@@ -59,7 +59,10 @@ class Control:
         except urllib.error.HTTPError as error:
             raise UserError(str(json.loads(error.read()).get("error", error))) from error
         except OSError as error:
-            raise UserError(f"the control plane does not answer: {error}") from error
+            raise UserError(
+                f"the control plane does not answer: {error}",
+                remedy="see whether `shuntserve serve` still runs",
+            ) from error
 
 
 def _directories(ctx: click.Context, cluster: str | None) -> list[Path]:

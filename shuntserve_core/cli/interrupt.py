@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from shuntserve_core.cli.common import FiniteRange
 from shuntserve_core.cli.control import Control, cluster_option
 
 
@@ -11,7 +12,7 @@ from shuntserve_core.cli.control import Control, cluster_option
 @click.argument("node")
 @click.option(
     "--notice",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=120.0,
     show_default=True,
     metavar="SECONDS",

@@ -13,6 +13,7 @@ from shuntserve_core.cli.common import (
     estimator_option,
     json_option,
     naming,
+    output_file,
     print_json,
     search_options,
     write_text,
@@ -42,6 +43,7 @@ def plan(
     from shuntserve_core.placement_json import placement_to_json
 
     config = config_of(ctx, config_file)
+    output_file(out)
     with naming(config.file):
         problem = problem_from(config, estimator, **asked.changes(config))
         unsuited = refuse_or_note(config)

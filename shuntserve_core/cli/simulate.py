@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shuntserve_core.cli.common import (
+    FiniteRange,
     config_argument,
     config_of,
     json_option,
     naming,
+    output_folder,
     print_json,
 )
 from shuntserve_core.errors import UserError, did_you_mean
@@ -30,21 +32,24 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @config_argument
 @click.option("--workload", type=_file, metavar="FILE", help="Requests: a trace of known form.")
-@click.option("--rate", type=float, metavar="RPS", help="Instead: synthetic requests per second.")
+@click.option(
+    "--rate",
+    type=FiniteRange(0, min_open=True),
+    metavar="RPS",
+    help="Instead: synthetic requests per second.",
+)
 @click.option(
     "--variation",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=1.0,
     show_default=True,
     help="With --rate: deviation of gaps over their mean; 1 is Poisson.",
 )
 @click.option("--requests", type=click.IntRange(1), help="At most so many requests.")
-@click.option(
-    "--first", type=click.FloatRange(0), metavar="SECONDS", help="Only the trace's beginning."
-)
+@click.option("--first", type=FiniteRange(0), metavar="SECONDS", help="Only the trace's beginning.")
 @click.option(
     "--time-scale",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=1.0,
     show_default=True,
     help="Factor on arrival times; 0 has all come at once.",
@@ -66,9 +71,11 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="How the engine makes steps: vllm, vllm-0.8.1, embedded, or a JSON file.",
 )
-@click.option("--duration", type=click.FloatRange(0), metavar="SECONDS", help="End it then.")
-@click.option("--boot", type=click.FloatRange(0), metavar="SECONDS", help="Until a node is up.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of synthetic requests.")
+@click.option("--duration", type=FiniteRange(0), metavar="SECONDS", help="End it then.")
+@click.option("--boot", type=FiniteRange(0), metavar="SECONDS", help="Until a node is up.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of synthetic requests."
+)
 @click.option("--out", metavar="DIR", help="Write summary, requests, timeline and notes there.")
 @json_option
 @click.pass_context
@@ -80,6 +87,7 @@ def simulate(ctx: click.Context, /, config_file: str, as_json: bool, **options: 
     from shuntserve_core.simulator.run import simulate as run
 
     config = config_of(ctx, config_file)
+    output_folder(options["out"])
     with naming(config.file):
         placement = _placement(config, options["placement"])
         setting = _setting(config, options, placement)

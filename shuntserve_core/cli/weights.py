@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from shuntserve_core.cli.common import FiniteRange, output_folder, print_json, registry_of
 from shuntserve_core.cli.common import json_option as _json
-from shuntserve_core.cli.common import print_json, registry_of
 from shuntserve_core.cli.progress import byte_progress, human_bytes
 from shuntserve_core.errors import UserError
 
@@ -26,7 +26,11 @@ _workers = click.option(
     "--workers", default=8, show_default=True, type=click.IntRange(1, 32), help="Objects at a time."
 )
 _wait = click.option(
-    "--wait", default=0.0, metavar="SECONDS", help="Wait for another push of this model to end."
+    "--wait",
+    default=0.0,
+    type=FiniteRange(0),
+    metavar="SECONDS",
+    help="Wait for another push of this model to end.",
 )
 
 
@@ -196,7 +200,9 @@ def pull(
     from shuntserve_core.weights.pulling import pull_model
 
     if (rank is not None and degree is None) or (layers is not None and rank is None):
-        raise UserError("--layers needs --rank, and --rank needs --tp")
+        raise UserError(
+            "--layers needs --rank, and --rank needs --tp", remedy="give all that are needed"
+        )
     with _opened(ctx, store) as opened, _opened(ctx, destination) as target:
         manifest = _chosen_part(_manifest(opened, model), degree, rank, layers)
         with byte_progress(f"pull {model}", manifest.total_bytes, quiet=as_json) as advance:
@@ -307,7 +313,11 @@ def rm(ctx: click.Context, model: str, store: str, yes: bool, wait: float, as_js
             click.confirm(f"Remove {name} from {opened.url}?", abort=True)
         removed = remove_model(opened, name, wait=wait)
     if not removed:
-        raise UserError(f"there is nothing of {name}", where=store)
+        raise UserError(
+            f"there is nothing of {name}",
+            where=store,
+            remedy="see what is there: shuntserve weights ls STORE",
+        )
     if as_json:
         print_json({"model": str(name), "removed_objects": removed})
     else:
@@ -338,7 +348,7 @@ def quickstart(
     from shuntserve_core.weights.quickstart import NAME, make_quickstart
 
     if "://" not in store:
-        Path(store).mkdir(parents=True, exist_ok=True)
+        output_folder(store, "STORE")
     with _opened(ctx, store) as opened:
         made = make_quickstart(directory, opened, degrees=degrees, wheel=wheel)
     if as_json:

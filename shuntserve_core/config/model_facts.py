@@ -194,7 +194,13 @@ def _from_hub(name: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
             remedy="give path = a folder with one, or the facts (layers, hidden, ...) in [model]",
         ) from error
     except ValueError as error:
-        raise UserError(f'config.json of "{name}" is not valid JSON: {error}') from error
+        raise UserError(
+            f'config.json of "{name}" is not valid JSON: {error}',
+            remedy="give path = a folder with a sound one",
+        ) from error
     if not isinstance(config, dict):
-        raise UserError(f'config.json of "{name}" holds no JSON object')
+        raise UserError(
+            f'config.json of "{name}" holds no JSON object',
+            remedy="give path = a folder with a sound one",
+        )
     return config

@@ -49,7 +49,10 @@ class Membership:
                 self._lost(node, str(error))
                 if isinstance(error, UserError):
                     raise
-                raise UserError(f"the agent of {name} does not answer: {error}") from error
+                raise UserError(
+                    f"the agent of {name} does not answer: {error}",
+                    remedy="see agent.log in the state directory",
+                ) from error
 
     async def _take_in(self, node: Node, address: AgentAddress) -> dict[str, Any]:
         agent = self._cluster.connect(address)

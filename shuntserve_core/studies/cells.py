@@ -218,7 +218,9 @@ def _recovery(cell: Cell) -> Recovery:
     try:
         return Recovery(**{**cell.recovery, "strategy": cell.strategy})
     except (TypeError, ValueError) as error:
-        raise UserError(str(error), where="experiment.recovery") from error
+        raise UserError(
+            str(error), where="experiment.recovery", remedy="correct it in the study's file"
+        ) from error
 
 
 def requests_of(table: WorkloadTable, base: Path, config: Config) -> Requests:

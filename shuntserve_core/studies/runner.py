@@ -6,9 +6,11 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +49,28 @@ def run_study(
     # A fresh interpreter a worker: nothing of ours is inherited half-way.
     context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        _pool(workers, context) as pool,
         _progress(len(jobs) + len(cells)) as show,
     ):
         placements = _placements(pool, list(jobs.values()), folder / "placements", show)
         return _runs(pool, cells, placements, folder / "runs", show)
+
+
+@contextlib.contextmanager
+def _pool(workers: int, context: BaseContext) -> Iterator[ProcessPoolExecutor]:
+    """Whose processes end at once where the study does not go on; Ctrl-C is the parent's."""
+    arguments = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=signal.signal, initargs=arguments
+    )
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    pool.shutdown()
 
 
 def _placements(

@@ -324,13 +324,21 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         if path.is_socket() and probe.connect_ex(str(path)) == 0:
-            raise UserError("another tensor store listens there", where=str(path))
+            raise UserError(
+                "another tensor store listens there",
+                where=str(path),
+                remedy="stop it, or give another --socket",
+            )
     path.unlink(missing_ok=True)
     umask = os.umask(0o177)
     try:
         listener.bind(str(path))
     except OSError as error:
-        raise UserError(f"cannot listen: {error}", where=str(path)) from error
+        raise UserError(
+            f"cannot listen: {error}",
+            where=str(path),
+            remedy="give --socket in a folder that this user may write to",
+        ) from error
     finally:
         os.umask(umask)
     listener.listen(64)

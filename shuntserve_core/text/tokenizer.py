@@ -201,7 +201,11 @@ def load_tokenizer(model_dir: str | Path, *, template: str = "") -> TextTokenize
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions
-        raise UserError(f"not a tokenizer: {error}", where=str(path)) from error
+        raise UserError(
+            f"not a tokenizer: {error}",
+            where=str(path),
+            remedy="download it again, or have transformers save it",
+        ) from error
     # Files keep the settings of training; a server never truncates or pads.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -228,7 +232,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = parse_json(read_bytes(path)) if path.is_file() else {}
     except ValueError as error:
-        raise UserError(f"not JSON: {error}", where=str(path)) from error
+        raise UserError(
+            f"not JSON: {error}", where=str(path), remedy="download it again"
+        ) from error
     return value if isinstance(value, dict) else {}
 
 
@@ -259,11 +265,17 @@ def _template(
 ) -> ChatTemplate | None:
     path = Path(chosen) if chosen else folder / "chat_template.jinja"
     if chosen and not path.is_file():
-        raise UserError("there is no such chat template", where=chosen)
+        raise UserError(
+            "there is no such chat template",
+            where=chosen,
+            remedy="name one that is there, or correct serve.chat_template",
+        )
     try:
         given = read_bytes(path, MOST_TEMPLATE_BYTES).decode() if path.is_file() else None
     except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 at byte {error.start}", where=str(path)) from error
+        raise UserError(
+            f"not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8"
+        ) from error
     source = config.get("chat_template") if given is None else given
     if isinstance(source, list):  # several named ones
         entries = [entry for entry in source if isinstance(entry, dict)]
@@ -274,4 +286,8 @@ def _template(
     try:
         return ChatTemplate(source, named)
     except TemplateError as error:
-        raise UserError(str(error), where=str(path if path.is_file() else folder)) from error
+        raise UserError(
+            str(error),
+            where=str(path if path.is_file() else folder),
+            remedy="correct the template, or give another",
+        ) from error

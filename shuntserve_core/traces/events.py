@@ -4,11 +4,13 @@
 `restored`; `notice`, seconds between a notice and its deadline, may be empty; so may `market`, at
 whose price the simulator bills a node that is restored, and both columns may be missing.  JSON is a
 list of objects with the same keys.  Lines that begin with # are comments.
+Either may be compressed with gzip.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from attrs import frozen
 
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.foreign import parse_json
+from shuntserve_core.traces.readers import text_of
 from shuntserve_core.types.spot import EVENT_KINDS
 
 COLUMNS = ("at", "node", "kind", "notice", "market")
@@ -39,14 +42,10 @@ class TraceEvent:
 def read_events(file: Path) -> tuple[TraceEvent, ...]:
     """The events of a trace in the order of their times.  Raises `UserError`."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        rows = _json_rows(text) if file.suffix == ".json" else _csv_rows(text)
-    except OSError as error:
-        reason = (error.strerror or "unreadable").lower()
-        raise UserError(
-            f"cannot read it: {reason}", where=str(file), remedy="give a file"
-        ) from error
-    except ValueError as error:
+        text = text_of(file)
+        is_json = file.name.removesuffix(".gz").endswith(".json")
+        rows = _json_rows(text) if is_json else _csv_rows(text)
+    except (ValueError, csv.Error) as error:
         columns = ",".join(COLUMNS)
         raise UserError(
             f"not a trace: {error}", where=str(file), remedy=f"write CSV with the columns {columns}"
@@ -89,6 +88,8 @@ def _event(row: dict[str, Any], where: str) -> TraceEvent:
     if market not in ("", *MARKETS):
         remedy = did_you_mean(market, MARKETS)
         raise UserError(f"unknown market {market!r}", where=where, remedy=remedy)
-    if at < 0 or (notice is not None and notice < 0):
-        raise UserError("a time before the start", where=where, remedy="give seconds of at least 0")
+    for seconds in (at, notice or 0.0):
+        if not 0 <= seconds < math.inf:
+            reason = "a time before the start" if seconds < 0 else f"not a time: {seconds}"
+            raise UserError(reason, where=where, remedy="give seconds of at least 0")
     return TraceEvent(at, node, kind, notice, market)

@@ -31,7 +31,8 @@ from shuntserve_core.traces.workload import Requests
 
 LONGEST = 10_000_000
 """Tokens of the longest prompt or answer that is believed."""
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
+"""How files begin that gzip has compressed."""
 
 
 def seconds_of(value: Any) -> float:
@@ -104,7 +105,7 @@ def read_requests(file: Path, *, timed: bool = True) -> Requests:
 
     Raises `UserError` with the line that is wrong.
     """
-    rows = _rows(_text(file), file)
+    rows = _rows(text_of(file), file)
     first = next(rows, None)
     if first is None:
         raise UserError("no requests", where=str(file), remedy=f"give rows with {_KNOWN}")
@@ -123,10 +124,11 @@ def read_requests(file: Path, *, timed: bool = True) -> Requests:
     return Requests.of(*zip(*found, strict=True))
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """A text file, also one that gzip has compressed, whatever its name.  Raises `UserError`."""
     try:
         data = file.read_bytes()
-        if data.startswith(_GZIP):
+        if data.startswith(GZIP):
             data = gzip.decompress(data)
         return data.decode("utf-8-sig")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from attrs import frozen
 from shuntserve_core.errors import UserError
 from shuntserve_core.foreign import parse_json
 from shuntserve_core.traces.events import TraceEvent, read_events
+from shuntserve_core.traces.readers import GZIP, text_of
 from shuntserve_core.types import Cluster
 
 
@@ -46,12 +48,15 @@ def read_any_events(
             return spotserve_events(file, counts)
         if "InstanceType" in head.partition("\n")[0]:
             return spotlake_events(file, counts)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        reason = f"not a whole gzip file: {error}"
+        raise UserError(reason, where=str(file), remedy="fetch it again") from error
     except OSError as error:
         reason = (error.strerror or "unreadable").lower()
         raise UserError(
             f"cannot read it: {reason}", where=str(file), remedy="give a file"
         ) from error
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, csv.Error) as error:
         raise UserError(
             f"not a spot trace: {error}", where=str(file), remedy="see docs/how-to/simulate.md"
         ) from error
@@ -59,8 +64,10 @@ def read_any_events(
 
 
 def _open(file: Path) -> Any:
-    if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8", newline="")
+    with file.open("rb") as beginning:
+        compressed = beginning.read(2) == GZIP
+    if compressed:
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
     return file.open(encoding="utf-8-sig", newline="")
 
 
@@ -100,7 +107,7 @@ def _sorted(events: Iterable[TraceEvent]) -> tuple[TraceEvent, ...]:
 
 def skypilot_events(file: Path, counts: Mapping[str, int]) -> tuple[TraceEvent, ...]:
     """Each type has the share of its nodes that the trace has of its greatest level."""
-    data = parse_json(file.read_text(encoding="utf-8"), large=True)
+    data = parse_json(text_of(file), large=True)
     gap, levels = float(data["metadata"]["gap_seconds"]), [float(x) for x in data["data"]]
     most = max(levels) or 1.0
     return _sorted(
@@ -118,7 +125,7 @@ def spotserve_events(file: Path, counts: Mapping[str, int]) -> tuple[TraceEvent,
     """The trace's nodes, in the order in which they come, are the cluster's; more are left out."""
     names = [f"{instance}#{i}" for instance, count in counts.items() for i in range(count)]
     free, places, events = list(names), dict[str, str](), []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in text_of(file).splitlines():
         if not line.strip() or line.startswith("#"):
             continue
         at, kind, facts = parse_json(line, large=True)
@@ -204,8 +211,10 @@ def read_spotlake(file: Path) -> tuple[Snapshot, ...]:
     """Every line of a SpotLake file, prices included.  Raises `UserError`."""
     try:
         return tuple(_snapshots(file))
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"not a SpotLake file: {error}", where=str(file)) from error
+    except (OSError, EOFError, zlib.error, csv.Error, KeyError, ValueError) as error:
+        raise UserError(
+            f"not a SpotLake file: {error}", where=str(file), remedy="see docs/how-to/simulate.md"
+        ) from error
 
 
 def _number(text: str | None) -> float | None:

@@ -98,7 +98,9 @@ def _count(config: Mapping[str, Any], key: str, where: str, most: int = MOST_WID
     try:
         return whole_number(config.get(key), 1, most)
     except ValueError as error:
-        raise UserError(str(error), where=f"{where}: {key}") from error
+        raise UserError(
+            str(error), where=f"{where}: {key}", remedy="correct it in config.json"
+        ) from error
 
 
 def account(source: CheckpointSource, config: Mapping[str, Any], where: str) -> list[SourceTensor]:

@@ -83,7 +83,11 @@ def _vocabulary_cut(
     name: str, shape: tuple[int, ...], geometry: Geometry, degree: int, rank: int
 ) -> Cut:
     if shape[0] != geometry.vocab:
-        raise UserError(f"{shape[0]} rows, but vocab_size is {geometry.vocab}", where=name)
+        raise UserError(
+            f"{shape[0]} rows, but vocab_size is {geometry.vocab}",
+            where=name,
+            remedy="the config.json is of another model: download both again",
+        )
     rows = padded_vocab(geometry.vocab, degree) // degree
     start = min(rank * rows, geometry.vocab)
     stop = min(start + rows, geometry.vocab)

@@ -43,9 +43,11 @@ def geometry_of(config: bytes, *, where: str = "config.json") -> Geometry:
     try:
         values = parse_json(config)
     except ValueError as error:
-        raise UserError(f"not JSON: {error}", where=where) from error
+        raise UserError(
+            f"not JSON: {error}", where=where, remedy="download config.json again"
+        ) from error
     if not isinstance(values, dict):
-        raise UserError("not a JSON object", where=where)
+        raise UserError("not a JSON object", where=where, remedy="download config.json again")
     family = values.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise UserError(
@@ -69,4 +71,6 @@ def _count(values: Mapping[str, Any], key: str, where: str, most: int = MOST_WID
     try:
         return whole_number(values.get(key), 1, most)
     except ValueError as error:
-        raise UserError(str(error), where=f"{where}: {key}") from error
+        raise UserError(
+            str(error), where=f"{where}: {key}", remedy="correct it in config.json"
+        ) from error

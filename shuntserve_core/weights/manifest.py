@@ -136,7 +136,11 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
         found, version = document["format"], document["version"]
         claimed = document.pop("checksum")
     except _BAD as error:
-        raise UserError("the manifest is damaged: not readable as JSON", where=where) from error
+        raise UserError(
+            "the manifest is damaged: not readable as JSON",
+            where=where,
+            remedy="push the model again with --replace",
+        ) from error
     if found != FORMAT or version != FORMAT_VERSION:
         raise UserError(
             f"this is {found!r} version {version!r}",
@@ -144,13 +148,25 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
             remedy=f"this version of shuntserve reads {FORMAT!r} version {FORMAT_VERSION}",
         )
     if checksum([_canonical(document)]) != claimed:
-        raise UserError("the manifest is damaged: its checksum is wrong", where=where)
+        raise UserError(
+            "the manifest is damaged: its checksum is wrong",
+            where=where,
+            remedy="push the model again with --replace",
+        )
     try:
         manifest = _structure(document)
     except (*_BAD, UserError) as error:
-        raise UserError("the manifest is damaged: not what the format says", where=where) from error
+        raise UserError(
+            "the manifest is damaged: not what the format says",
+            where=where,
+            remedy="push the model again with --replace",
+        ) from error
     if encode_manifest(manifest) != data:
-        raise UserError("the manifest is damaged: not in its canonical form", where=where)
+        raise UserError(
+            "the manifest is damaged: not in its canonical form",
+            where=where,
+            remedy="push the model again with --replace",
+        )
     return manifest
 
 

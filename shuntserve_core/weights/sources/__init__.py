@@ -73,7 +73,7 @@ def open_source(text: str) -> tuple[CheckpointSource, ModelName]:
         from shuntserve_core.weights.sources.gguf import GgufFile
 
         if not path.is_file():
-            raise UserError("there is no such file", where=text)
+            raise UserError("there is no such file", where=text, remedy="correct the name")
         return GgufFile(path), _local_name(path.stem)
     return _from_hub(text)
 
@@ -88,7 +88,9 @@ def _from_hub(text: str) -> tuple[CheckpointSource, ModelName]:
         name = parse_model_name(repository)
     except UserError as error:
         raise UserError(
-            "neither a directory, nor a .gguf file, nor a Hugging Face id", where=text
+            "neither a directory, nor a .gguf file, nor a Hugging Face id",
+            where=text,
+            remedy="name one that is there, or BASE/NAME of the hub",
         ) from error
     from shuntserve_core.weights.sources.hub import download
 

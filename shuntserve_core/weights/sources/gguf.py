@@ -73,7 +73,9 @@ class GgufFile:
         try:
             self._layout = read_layout(path)
         except (ValueError, OSError) as error:
-            raise UserError(f"not a GGUF file: {error}", where=self._where) from error
+            raise UserError(
+                f"not a GGUF file: {error}", where=self._where, remedy="download it again"
+            ) from error
         self.family = str(self.value("general.architecture"))[:40]
         if self.family not in FAMILIES:
             raise UserError(
@@ -92,14 +94,22 @@ class GgufFile:
         try:
             return whole_number(self.value(name, default), 1, 1 << 32)
         except ValueError as error:
-            raise UserError(str(error), where=f"{self._where}: {name}") from error
+            raise UserError(
+                str(error),
+                where=f"{self._where}: {name}",
+                remedy="convert the original checkpoint again",
+            ) from error
 
     def _positive(self, key: str, default: float | None = None) -> float:
         """Likewise any positive number."""
         name = f"{self.family}.{key}"
         found = self.value(name, default)
         if not isinstance(found, int | float) or not 0 < found < math.inf:
-            raise UserError(f"{name} is no positive number: {str(found)[:40]}", where=self._where)
+            raise UserError(
+                f"{name} is no positive number: {str(found)[:40]}",
+                where=self._where,
+                remedy="convert the original checkpoint again",
+            )
         return found
 
     @cached_property
@@ -116,7 +126,11 @@ class GgufFile:
         try:
             return {"config.json": config, **tokenizer_files(self)}
         except (ValueError, TypeError, LookupError) as error:
-            raise UserError(f"its tokenizer makes no sense: {error}", where=self._where) from error
+            raise UserError(
+                f"its tokenizer makes no sense: {error}",
+                where=self._where,
+                remedy="convert the original checkpoint again",
+            ) from error
 
     def _config(self) -> dict[str, Any]:
         if self.value(f"{self.family}.rope.scaling.type", "none") != "none":
@@ -202,7 +216,11 @@ class GgufFile:
                 with np.errstate(all="ignore"):  # what is not finite is refused below
                     numbers = self._dequantize(part, tensor.kind)
             except NotImplementedError as error:
-                raise UserError(f"weights of type {tensor.kind.name}", where=where) from error
+                raise UserError(
+                    f"weights of type {tensor.kind.name}",
+                    where=where,
+                    remedy="convert it to F16, BF16, F32 or Q8_0",
+                ) from error
             whole[chosen] = _to_float16(numbers, where)
         if order is not None and len(shape) == 1:
             whole = whole[:, order]
@@ -219,7 +237,11 @@ class GgufFile:
         else:
             return None
         if rows % (2 * heads):
-            raise UserError(f"{rows} rows for {heads} heads", where=f"{self._where}: {name}")
+            raise UserError(
+                f"{rows} rows for {heads} heads",
+                where=f"{self._where}: {name}",
+                remedy="convert the original checkpoint again",
+            )
         pairs = np.arange(rows).reshape(heads, rows // heads // 2, 2)
         return pairs.swapaxes(1, 2).reshape(-1)
 
@@ -228,5 +250,9 @@ def _to_float16(numbers: NDArray[Any], where: str) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         half = numbers.astype(np.float16)
     if not np.isfinite(half).all():
-        raise UserError("a weight is too large for float16", where=where)
+        raise UserError(
+            "a weight is too large for float16",
+            where=where,
+            remedy="convert the original checkpoint instead",
+        )
     return half

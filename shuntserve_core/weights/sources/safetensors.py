@@ -145,7 +145,9 @@ class SafetensorsDirectory:
         try:
             document: object = parse_json(read_bytes(file_inside(self._directory, HF_QUANT_CONFIG)))
         except ValueError as error:
-            raise UserError(f"not JSON: {error}", where=str(file)) from error
+            raise UserError(
+                f"not JSON: {error}", where=str(file), remedy="download it again"
+            ) from error
         return document
 
     @cached_property
@@ -196,10 +198,16 @@ def _names_in(index: Path) -> list[str]:
     try:
         names = set(parse_json(read_bytes(index))["weight_map"].values())
     except _BAD as error:
-        raise UserError("not an index of safetensors files", where=str(index)) from error
+        raise UserError(
+            "not an index of safetensors files", where=str(index), remedy="download it again"
+        ) from error
     for name in names:
         if not isinstance(name, str) or "/" in name or not name.endswith(".safetensors"):
-            raise UserError(f"{name!r} is no safetensors file beside the index", where=str(index))
+            raise UserError(
+                f"{name!r} is no safetensors file beside the index",
+                where=str(index),
+                remedy="download the index again",
+            )
     return sorted(names)
 
 
@@ -209,7 +217,9 @@ def _read_header(path: Path) -> dict[str, _Place | _Strange]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= min(_MAX_HEADER_BYTES, size - 8):
-            raise UserError("not a safetensors file: no header fits", where=where)
+            raise UserError(
+                "not a safetensors file: no header fits", where=where, remedy="download it again"
+            )
         text = file.read(length)
     try:
         document: dict[str, Any] = parse_json(text, unique=True)
@@ -225,7 +235,9 @@ def _read_header(path: Path) -> dict[str, _Place | _Strange]:
             if name not in strange
         }
     except _BAD as error:
-        raise UserError(f"damaged safetensors header: {error}", where=where) from error
+        raise UserError(
+            f"damaged safetensors header: {error}", where=where, remedy="download it again"
+        ) from error
     ordered = dict(sorted(places.items(), key=lambda item: (item[1].offset, item[1].end)))
     _check_places(ordered, size, where)
     return {**ordered, **strange}
@@ -235,10 +247,14 @@ def _check_places(places: dict[str, _Place], size: int, where: str) -> None:
     """Raise `UserError` for tensors that share bytes or lie outside of the file."""
     for name, place in places.items():
         if place.end > size:
-            raise UserError(f"the file ends inside tensor {name}", where=where)
+            raise UserError(
+                f"the file ends inside tensor {name}", where=where, remedy="download it again"
+            )
     for (first, before), (second, after) in pairwise(places.items()):
         if after.offset < before.end:
-            raise UserError(f"tensors {first} and {second} overlap", where=where)
+            raise UserError(
+                f"tensors {first} and {second} overlap", where=where, remedy="download it again"
+            )
 
 
 def _place(path: Path, start: int, entry: dict[str, Any]) -> _Place:

@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same(config: Path, shuntserve: Shuntserve) -> N
     ("options", "said"),
     [
         ([], "no workload"),
-        (["--rate", "0"], "more than 0"),
+        (["--rate", "0"], "not in the range x>0"),
         (["--rate", "1", "--profile", "vlm"], "vllm"),
         (["--rate", "1", "--profile", "nothing.json"], "nothing.json"),
         (["--rate", "1", "--events-for", "on"], "one"),
