@@ -1,7 +1,8 @@
 """Writes the reference from the code before each build, so that it cannot fall behind.
 
 Commands come from click, tables and keys of the configuration from their classes, hooks from the
-hook specs, options of plugins from what is installed.
+hook specs, options of plugins from what is installed, parameters of requests from the front door's
+table, and what engines do of them from what they declare.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from shuntserve_core.config.fields import choices_of, field_words, item_of, with
 from shuntserve_core.config.schema import plugin_options, plugin_tables
 from shuntserve_core.config.structure import OPTIONS_FIELD
 from shuntserve_core.registry import HOOKS, KINDS, Registry
+from shuntserve_core.types.features import NEEDS, Feature
+from shuntserve_plugins.frontdoors.openai.parameters import PATHS, RULE, TABLES, Ruling
 
+ENGINES = ("vllm", "embedded", "simulated")
 GENERATED = Path(__file__).parents[1] / "reference" / "generated"
 
 
@@ -38,6 +42,8 @@ def write_all() -> None:
         "commands.md": commands(),
         "configuration.md": configuration(),
         "hooks.md": hooks(),
+        "parameters.md": parameters(),
+        "features.md": features(),
         "library.md": functions(),
     }
     for name, text in pages.items():
@@ -158,6 +164,38 @@ def hooks() -> str:
         parts.append(f"Kind `{kinds[name]}`: {inspect.cleandoc(function.__doc__ or '')}\n")
         parts.append(f"```python\ndef {name}{signature}\n```\n")
     return "\n".join(parts)
+
+
+def parameters() -> str:
+    """The rule for parameters of requests, and what becomes of each."""
+    parts = [f"{RULE}\n"]
+    for kind, path in PATHS.items():
+        parts.append(f"## `POST {path}`\n")
+        rows = ["| parameter | | why |", "| --- | --- | --- |"]
+        for row in sorted(TABLES[kind].values(), key=lambda one: (one.ruling, one.name)):
+            because = row.because
+            if row.ruling in (Ruling.IN_PART, Ruling.REFUSED):
+                because += f"; {row.instead or 'leave it out'}"
+            rows.append(f"| `{row.name}` | {row.ruling} | {_cell(because)} |")
+        parts.append("\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def features() -> str:
+    """What requests can ask of engines, and which bundled engine does it."""
+    registry = Registry()
+    engines = {name: registry.get("engine", name)().features for name in ENGINES}
+    fields: dict[str, list[str]] = {}
+    for field, feature in NEEDS.items():
+        fields.setdefault(feature or "", []).append(f"`{field}`")
+    head = ["feature", "needed for", *(f"`{name}`" for name in engines)]
+    rows = [head, ["---"] * len(head)]
+    rows.append(["every engine", ", ".join(fields.pop("")), *["yes"] * len(engines)])
+    for feature in Feature:
+        used = ", ".join(fields.get(feature, ["output that another engine has generated"]))
+        does = ["yes" if feature in of else "refuses" for of in engines.values()]
+        rows.append([f"`{feature}`", used, *does])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def _cell(text: str) -> str:

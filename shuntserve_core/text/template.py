@@ -19,7 +19,7 @@ from typing import Any
 
 import jinja2
 from attrs import define
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
@@ -82,9 +82,15 @@ class ChatTemplate:
         self.source = source
         self._tokens = dict(tokens or {})
         try:
-            self._template = _compile(source)
+            self._template, self._read = _compile(source)
         except jinja2.TemplateError as error:
             raise TemplateError(f"the chat template is not valid: {error}") from error
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """What the template reads beside what every template is given: no other value changes
+        anything in a prompt."""
+        return self._read - self._tokens.keys()
 
     def render(
         self,
@@ -220,7 +226,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 @lru_cache(maxsize=16)
-def _compile(source: str) -> jinja2.Template:
+def _compile(source: str) -> tuple[jinja2.Template, frozenset[str]]:
+    """The template, and the names of variables that it reads and does not set before."""
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
@@ -230,7 +237,8 @@ def _compile(source: str) -> jinja2.Template:
     template = environment.from_string(source)
     # Of a chain of tables Jinja would make a new one for each prompt, name by name.
     template.globals = dict(template.globals)
-    return template
+    read = meta.find_undeclared_variables(environment.parse(source))
+    return template, frozenset(read - {_STEP, _JOIN, _CHECK})
 
 
 def _tojson(

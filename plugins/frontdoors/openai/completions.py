@@ -28,6 +28,7 @@ from shuntserve_plugins.frontdoors.openai.logprobs import (
     echoed,
     prompt_logprobs,
 )
+from shuntserve_plugins.frontdoors.openai.parameters import refused
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
 from shuntserve_plugins.frontdoors.openai.wire import CompletionRequest
 
@@ -69,10 +70,8 @@ async def completions(call: Call) -> web.StreamResponse:
 
 
 def _check(body: CompletionRequest) -> None:
-    if body.suffix:
-        raise ApiError(400, "suffix is not supported", param="suffix", code="unsupported_parameter")
     if body.best_of is not None and body.best_of != body.choices:
-        raise ApiError(400, "best_of must equal n", param="best_of", code="unsupported_parameter")
+        raise refused("completion", "best_of")
     if body.max_tokens == 0 and not body.echo and body.prompt_logprobs is None:
         raise ApiError(400, "max_tokens of 0 needs echo or prompt_logprobs", param="max_tokens")
 

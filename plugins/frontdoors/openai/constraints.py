@@ -49,16 +49,18 @@ def _format(wanted: ResponseFormat | None) -> Mapping[str, Any] | None:
             raise _incomplete("structural_tag", "format")
         tag = {"type": "structural_tag", "format": shallow(wanted.format, "response_format.format")}
         return {"structural_tag": msgspec.json.encode(tag).decode()}
-    if wanted.json_schema is None or wanted.json_schema.schema is None:
+    if wanted.json_schema is None:
+        raise _incomplete("json_schema", "json_schema")
+    if wanted.json_schema.schema is None:
         raise _incomplete("json_schema", "json_schema.schema")
-    return {"json_schema": shallow(wanted.json_schema.schema, "response_format.json_schema")}
+    return {"json_schema": shallow(wanted.json_schema.schema, "response_format.json_schema.schema")}
 
 
 def _incomplete(kind: str, name: str) -> ApiError:
     return ApiError(
         400,
         f"response_format of type {kind} needs {name}",
-        param=f"response_format.{name.partition('.')[0]}",
+        param=f"response_format.{name}",
     )
 
 

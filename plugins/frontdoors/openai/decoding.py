@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -9,24 +10,33 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from shuntserve_core.errors import did_you_mean
+from shuntserve_core.errors import MOST_NAMES
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.parameters import TABLES, Ruling, unknown
 
 T = TypeVar("T")
 SHOWN = 200
 """Characters of a client's own words that an error repeats."""
+MAX_NULLS = 16
+"""Unknown fields with null that a body may have, each of which costs reading it once more."""
+LIKE = 0.85
+"""How much alike, by `difflib`, an unknown name and the one that it is taken for must be: one
+letter in seven may differ, so that no hint leads from one parameter to another."""
 _LONGEST = 1000
 """Characters at the end of a message in which the place of the mistake is looked for."""
 _FIELD = re.compile(r"^Object (?P<kind>contains unknown|missing required) field `(?P<name>.*)`$")
 _STEP = re.compile(r"\[[^\]]*\]|[^.\[]+")
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """A body as its type; raises `ApiError` 400 that names the field."""
+def decode(kind: str, decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The body of a `kind` of request (a name in `parameters.TABLES`) as its type.
+
+    Raises `ApiError` 400 that names the field at fault.
+    """
     try:
-        return decoder.decode(body)
+        return _decode(decoder, body)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error), decoder.type) from None
+        raise _invalid(kind, str(error), decoder.type) from None
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         reason = str(error) if isinstance(error, msgspec.DecodeError) else "not UTF-8"
         if isinstance(error, RecursionError):
@@ -34,12 +44,51 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise ApiError(400, f"The body is not JSON: {reason}.", code="invalid_json") from None
 
 
-def _invalid(message: str, wanted: Any) -> ApiError:
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Unknown fields that are null are left out: they ask for nothing."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        if b"null" not in body or _unknown(str(error)) is None:
+            raise
+    loose = msgspec.json.decode(body)
+    for _ in range(MAX_NULLS):
+        try:
+            return msgspec.convert(loose, decoder.type)
+        except msgspec.ValidationError as error:
+            if not _drop_null(loose, _unknown(str(error))):
+                raise
+    return msgspec.convert(loose, decoder.type)
+
+
+def _unknown(message: str) -> str | None:
+    """The path of the unknown field that a message is about, if it is about one."""
+    what, where = _place(message)
+    match = _FIELD.match(what)
+    if match is None or match["kind"].startswith("missing"):
+        return None
+    return f"{where}.{match['name']}" if where else match["name"]
+
+
+def _drop_null(value: Any, path: str | None) -> bool:
+    """Take a field out of a body if it is there and null."""
+    *steps, last = _STEP.findall(path) if path else [""]
+    for step in steps:
+        if step[0] == "[" and isinstance(value, list):
+            value = value[int(step[1:-1])] if step[1:-1].isdigit() else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or value.get(last, 0) is not None:
+        return False
+    del value[last]
+    return True
+
+
+def _invalid(kind: str, message: str, wanted: Any) -> ApiError:
     what, where = _place(message)
     match = _FIELD.match(what)
     if match is None:
-        shown = f"{where}: {what}" if where else what
-        return ApiError(400, f"{shown}.", param=where, code="invalid_value")
+        return _wrong(kind, what, where)
     name = f"{where}.{match['name']}" if where else match["name"]
     if match["kind"].startswith("missing"):
         return ApiError(
@@ -48,13 +97,45 @@ def _invalid(message: str, wanted: Any) -> ApiError:
             param=name,
             code="missing_required_parameter",
         )
-    known = fields_at(wanted, where or "")
+    hint = "" if where else unknown(kind, name)
+    hint = hint or _hint(match["name"], _supported(kind, fields_at(wanted, where or ""), where))
     return ApiError(
         400,
-        f"Unknown parameter: {name!r}; {did_you_mean(match['name'], known)}.",
+        f"Unknown parameter: {name!r}; {hint}" if hint else f"Unknown parameter: {name!r}.",
         param=name,
         code="unknown_parameter",
     )
+
+
+def _wrong(kind: str, what: str, where: str | None) -> ApiError:
+    """A value that its type does not admit: not supported, or just wrong."""
+    row = TABLES[kind].get(_STEP.findall(where)[0]) if where else None
+    if row is not None and where is not None and row.by_type:
+        return row.refusal(where)
+    shown = f"{where}: {what}" if where else what
+    return ApiError(400, f"{shown}.", param=where, code="invalid_value")
+
+
+def _supported(kind: str, names: list[str], where: str | None) -> list[str]:
+    """Of names at a place, those that a misspelt one may be taken for."""
+    table = TABLES[kind]
+    if where:
+        return names
+    return [name for name in names if table[name].ruling is not Ruling.REFUSED]
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """What a misspelt name is taken for, and where there are few, what there is."""
+    plain = {_plain(other): other for other in known}
+    close = difflib.get_close_matches(_plain(name)[:100], plain, n=1, cutoff=LIKE)
+    hint = f"did you mean {plain[close[0]]!r}?" if close else ""
+    listed = f"available: {', '.join(sorted(known))}." if 0 < len(known) <= MOST_NAMES else ""
+    return " ".join(filter(None, (hint, listed)))
+
+
+def _plain(name: str) -> str:
+    """A name without what conventions differ in: `maxTokens` and `max-tokens` are `max_tokens`."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _place(message: str) -> tuple[str, str | None]:

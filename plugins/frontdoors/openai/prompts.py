@@ -33,7 +33,8 @@ class Bounds:
     def check_choices(self, prompts: int, answers: int) -> None:
         """Raise `ApiError` 400 for more answers than a request may have."""
         if prompts * answers > self.choices:
-            raise ApiError(400, f"More than {self.choices} answers in one request.", param="n")
+            param = "n" if answers > 1 else "prompt"
+            raise ApiError(400, f"More than {self.choices} answers in one request.", param=param)
 
     def too_long(self, what: str, param: str) -> ApiError:
         """The error for a prompt that cannot fit."""

@@ -25,6 +25,7 @@ from shuntserve_plugins.frontdoors.openai.prompts import (
     completion_prompts,
     encode,
 )
+from shuntserve_plugins.frontdoors.openai.settings import check_stream_options, template_variables
 from shuntserve_plugins.frontdoors.openai.tools import answer_shape
 from shuntserve_plugins.frontdoors.openai.wire import (
     ChatRequest,
@@ -35,12 +36,14 @@ from shuntserve_plugins.frontdoors.openai.wire import (
 )
 
 _json = msgspec.json.encode
-_DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
-    "chat": msgspec.json.Decoder(ChatRequest),
-    "completion": msgspec.json.Decoder(CompletionRequest),
-    "tokenize": msgspec.json.Decoder(TokenizeRequest),
-    "detokenize": msgspec.json.Decoder(DetokenizeRequest),
+BODIES: Mapping[str, type[Any]] = {
+    "chat": ChatRequest,
+    "completion": CompletionRequest,
+    "tokenize": TokenizeRequest,
+    "detokenize": DetokenizeRequest,
 }
+"""Types of bodies, by kind of request."""
+_DECODERS = {kind: msgspec.json.Decoder(body) for kind, body in BODIES.items()}
 
 
 @frozen
@@ -62,13 +65,14 @@ def read(kind: str, tokenizer: TextTokenizer, bounds: Bounds, raw: bytes) -> Rea
 
     Raises `ApiError` for whatever is wrong with it, and `OutOfBudget` as `Bounds.last` says.
     """
-    body = decode(_DECODERS[kind], raw)
+    body = decode(kind, _DECODERS[kind], raw)
     check_model(body.model, bounds.model)
     return READERS[kind](tokenizer, bounds, body)
 
 
 def _chat(tokenizer: TextTokenizer, bounds: Bounds, body: ChatRequest) -> Reading:
     bounds.check_choices(1, body.choices)
+    check_stream_options(body)
     prompt = chat_prompt(
         tokenizer,
         body.messages,
@@ -76,12 +80,13 @@ def _chat(tokenizer: TextTokenizer, bounds: Bounds, body: ChatRequest) -> Readin
         tools=answer_shape(body).tools,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
-        extra=body.chat_template_kwargs,
+        extra=template_variables(tokenizer, body),
     )
     return Reading(body, [prompt])
 
 
 def _completion(tokenizer: TextTokenizer, bounds: Bounds, body: CompletionRequest) -> Reading:
+    check_stream_options(body)
     prompts = completion_prompts(
         tokenizer,
         body.prompt,
@@ -108,8 +113,10 @@ def _tokenize(tokenizer: TextTokenizer, bounds: Bounds, body: TokenizeRequest) -
             tokenizer,
             body.messages,
             bounds,
+            tools=body.tools,
             add_generation_prompt=body.add_generation_prompt,
             continue_final_message=body.continue_final_message,
+            extra=template_variables(tokenizer, body),
         )
     else:
         special = body.add_special_tokens is not False

@@ -100,7 +100,7 @@ def _max_tokens(body: Sampling, served: Served, prompt_length: int, asked: int |
             400,
             f"This model's maximum context length is {served.max_length} tokens; the prompt has "
             f"{prompt_length} tokens{wanted}. Shorten the prompt or ask for fewer tokens.",
-            param=field if asked is not None and room > 0 else _prompt_field(body),
+            param=field if _has(body, field) and room > 0 else _prompt_field(body),
             code="context_length_exceeded",
         )
     if asked is None:

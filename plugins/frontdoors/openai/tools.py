@@ -13,6 +13,7 @@ from attrs import frozen
 
 from shuntserve_plugins.frontdoors.openai.constraints import constraint_of, is_free, shallow
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
+from shuntserve_plugins.frontdoors.openai.parameters import refused
 from shuntserve_plugins.frontdoors.openai.wire import ChatRequest, NamedTool, Tool
 
 
@@ -37,33 +38,33 @@ def answer_shape(body: ChatRequest) -> Shape:
     guided = constraint_of(body)
     if not body.tools or body.tool_choice == "none":
         if isinstance(body.tool_choice, NamedTool) or body.tool_choice == "required":
-            raise ApiError(400, "tool_choice names a tool, but tools is empty", param="tools")
+            raise ApiError(
+                400, "tool_choice asks for a call, but there are no tools", param="tool_choice"
+            )
         return Shape(guided)
-    function = _forced(body)
+    index, function = _forced(body)
     if guided is not None:
         param = "structured_outputs" if body.structured_outputs else "response_format"
         raise ApiError(400, f"{param} and a tool call exclude each other", param=param)
-    parameters = shallow(function.function.parameters or {"type": "object"}, "tools")
+    parameters = shallow(
+        function.function.parameters or {"type": "object"}, f"tools[{index}].function.parameters"
+    )
     return Shape({"json_schema": parameters}, body.tools, function.function.name)
 
 
-def _forced(body: ChatRequest) -> Tool:
-    """The one tool that must be called."""
+def _forced(body: ChatRequest) -> tuple[int, Tool]:
+    """The one tool that must be called, and its place in `tools`."""
     tools = body.tools or []
     choice = body.tool_choice
     if isinstance(choice, NamedTool):
-        named = [tool for tool in tools if tool.function.name == choice.function.name]
-        if not named:
-            raise ApiError(
-                400, f"tools has no function {choice.function.name!r}", param="tool_choice"
-            )
-        return named[0]
+        for index, tool in enumerate(tools):
+            if tool.function.name == choice.function.name:
+                return index, tool
+        raise ApiError(
+            400,
+            f"tools has no function {choice.function.name!r}",
+            param="tool_choice.function.name",
+        )
     if choice == "required" and len(tools) == 1:
-        return tools[0]
-    raise ApiError(
-        400,
-        "The model's free choice of a tool is not supported: name one function in tool_choice, "
-        "or give one tool and tool_choice 'required'.",
-        param="tool_choice",
-        code="unsupported_parameter",
-    )
+        return 0, tools[0]
+    raise refused("chat", "tools" if choice is None else "tool_choice")

@@ -1,8 +1,8 @@
 """Request bodies as types; what is answered is in `answers`.
 
-Validation, error texts and the OpenAPI document are all made from these.  Every optional field
-may be null, which means the default, as at OpenAI.  A name that is not here is an error: a
-misspelt parameter that silently does nothing costs its user a day.
+Validation and the OpenAPI document are made from these; `parameters` says of each field what
+becomes of it.  Every optional field may be null, which means the default, as at OpenAI.  A name
+that is not here is an error: a misspelt parameter that silently does nothing costs its user a day.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class StreamOptions(Struct, forbid_unknown_fields=True):
@@ -30,13 +31,13 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     continuous_usage_stats: bool | None = None
     """With `include_usage`: every event has the token counts of its choice so far."""
     include_obfuscation: bool | None = None
-    """Accepted and without effect."""
+    """False alone: events are not padded."""
 
 
 class JsonSchema(Struct, forbid_unknown_fields=True):
     """A JSON schema that the answer must fit."""
 
-    name: str = ""
+    name: str | None = ""
     description: str | None = None
     schema: dict[str, Any] | None = None
     strict: bool | None = None
@@ -83,7 +84,6 @@ class Sampling(Struct, kw_only=True, forbid_unknown_fields=True):
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
-    """Accepted and without effect."""
 
     # Beyond OpenAI, under the names that vLLM uses.
     top_k: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
@@ -119,10 +119,14 @@ class Sampling(Struct, kw_only=True, forbid_unknown_fields=True):
         return self.wants_usage and bool(continuous)
 
 
-class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
+class TextPart(
+    Struct, tag_field="type", tag="text", omit_defaults=True, forbid_unknown_fields=True
+):
     """A piece of a message."""
 
     text: str
+    prompt_cache_breakpoint: Any = None
+    """Taken and without effect, as all that is about caches."""
 
 
 class FunctionCall(Struct, forbid_unknown_fields=True):
@@ -136,10 +140,14 @@ class ToolCall(Struct, forbid_unknown_fields=True):
     """A call in the history of a chat."""
 
     function: FunctionCall
-    id: str = ""
-    type: Literal["function"] = "function"
+    id: str | None = ""
+    type: Literal["function"] | None = "function"
     index: int | UnsetType | None = UNSET
     """Of calls that were put together from a stream."""
+
+    def __post_init__(self) -> None:
+        """Null is the same as leaving a field out."""
+        self.id, self.type = self.id or "", self.type or "function"
 
 
 class Message(Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -174,7 +182,11 @@ class Tool(Struct, forbid_unknown_fields=True):
     """A tool; there is no other kind than functions."""
 
     function: Function
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = "function"
+
+    def __post_init__(self) -> None:
+        """Null is the same as leaving a field out."""
+        self.type = self.type or "function"
 
 
 class FunctionName(Struct, forbid_unknown_fields=True):
@@ -187,7 +199,7 @@ class NamedTool(Struct, forbid_unknown_fields=True):
     """The one function that must be called."""
 
     function: FunctionName
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = "function"
 
 
 class ChatRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
@@ -203,12 +215,24 @@ class ChatRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: Effort | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+    # What follows is taken and has no effect, or is refused unless it asks for nothing.
+    modalities: Annotated[list[Literal["text"]], Meta(min_length=1)] | None = None
+    audio: None = None
+    prediction: dict[str, Any] | None = None
+    web_search_options: None = None
+    moderation: None = None
+    functions: Annotated[list[Any], Meta(max_length=0)] | None = None
+    function_call: Literal["none", "auto"] | None = None
     store: bool | None = None
-    """Accepted and without effect, as are the four below."""
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, Any] | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
 
 
 class CompletionRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
@@ -221,7 +245,7 @@ class CompletionRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
     echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
-    suffix: str | None = None
+    suffix: Annotated[str, Meta(max_length=0)] | None = None
     add_special_tokens: bool | None = None
 
 
@@ -234,6 +258,8 @@ class TokenizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     return_token_strs: bool | None = None
 
 

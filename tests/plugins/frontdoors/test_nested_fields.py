@@ -81,7 +81,11 @@ def test_every_object_of_a_request_refuses_what_it_does_not_know() -> None:
 
 
 def test_fields_are_found_through_lists_and_unions() -> None:
-    assert fields_at(wire.ChatRequest, "messages[3].content[1]") == ["type", "text"]
+    assert fields_at(wire.ChatRequest, "messages[3].content[1]") == [
+        "type",
+        "text",
+        "prompt_cache_breakpoint",
+    ]
     assert fields_at(wire.ChatRequest, "tool_choice.function") == ["name"]
     assert fields_at(wire.ChatRequest, "no.such[0].path") == []
 

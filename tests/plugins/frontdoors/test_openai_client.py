@@ -275,11 +275,8 @@ async def test_messages_in_parts_and_models(serve: Serve, tokenizer: TextTokeniz
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
         ({"extra_body": {"temprature": 1}}, "temprature", "did you mean 'temperature'"),
         ({"extra_body": {"stop_token_ids": [99999]}}, "stop_token_ids", "ids go from 0"),
-        (
-            {"tools": [{"type": "function", "function": {"name": "f"}}]},
-            "tool_choice",
-            "free choice",
-        ),
+        ({"tools": TOOLS}, "tools", "free to call tools"),
+        ({"tools": TOOLS, "tool_choice": "auto"}, "tool_choice", "tool_choice 'none'"),
         ({"n": 128, "max_tokens": 1, "extra_body": {"n": 129}}, "n", "<= 128"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
