@@ -16,8 +16,8 @@ import threading
 import time
 from typing import Any
 
-from shuntserve_plugins.engines.embedded.peers import (
-    PeerListener,
+from shuntserve_plugins.engines.arrivals import PeerListener
+from shuntserve_plugins.engines.peers import (
     PeerLost,
     connect,
     packed,
@@ -26,6 +26,7 @@ from shuntserve_plugins.engines.embedded.peers import (
     send_bytes,
 )
 
+_PURPOSE = "control"
 _PING, _PONG = "are you there", "I am here"
 _INTERVAL = 0.5
 """Seconds between questions."""
@@ -39,7 +40,7 @@ class Hub:
     """Rank 0's side."""
 
     def __init__(self, address: str, token: str, peers: int) -> None:
-        self._listener = PeerListener(address, token, backlog=peers + 1)
+        self._listener = PeerListener(address, token, peers)
         self._peers: dict[int, socket.socket] = {}
         self._count = peers
         self._sending = threading.Lock()
@@ -48,7 +49,8 @@ class Hub:
 
     def accept(self) -> None:
         """Wait for every rank."""
-        self._peers = self._listener.accept(range(1, self._count + 1))
+        inside = self._listener.accept([(rank, _PURPOSE) for rank in range(1, self._count + 1)])
+        self._peers = {rank: sock for (rank, _), sock in inside.items()}
 
     def introduce(self, address: str) -> dict[int, str]:
         """Tell every rank the addresses of all, this one's included; returns them by rank."""
@@ -98,7 +100,7 @@ class Spoke:
     """The side of every other rank."""
 
     def __init__(self, address: str, token: str, rank: int) -> None:
-        self._sock = connect(address, token, rank)
+        self._sock = connect(address, token, rank, _PURPOSE)
         self._sending = threading.Lock()
 
     def introduce(self, address: str) -> dict[int, str]:

@@ -15,14 +15,11 @@ import torch
 from torch import Tensor
 
 from shuntserve_core.interfaces.engine import EngineLaunch
+from shuntserve_plugins.engines.arrivals import PeerListener
 from shuntserve_plugins.engines.embedded.group import Alone, Group
-from shuntserve_plugins.engines.embedded.peers import (
-    PeerListener,
-    connect,
-    receive_into,
-    send_bytes,
-)
+from shuntserve_plugins.engines.peers import connect, receive_into, send_bytes
 
+_PURPOSE = "mesh"
 _EAGER_BYTES = 48 << 10
 """A part up to this size fits twice into a socket's buffer, so that sending never waits."""
 
@@ -70,11 +67,12 @@ def meet(
 ) -> tuple[Group, Pipe]:
     """Connect to this rank's peers: the higher rank connects.  Every rank must call it."""
     sockets = {
-        peer: connect(addresses[peer], token, layout.rank)
+        peer: connect(addresses[peer], token, layout.rank, _PURPOSE)
         for peer in layout.peers
         if peer < layout.rank
     }
-    sockets |= listener.accept([peer for peer in layout.peers if peer > layout.rank])
+    higher = listener.accept([(peer, _PURPOSE) for peer in layout.peers if peer > layout.rank])
+    sockets |= {peer: sock for (peer, _), sock in higher.items()}
     others = {peer: sockets[peer] for peer in sorted(layout.ours) if peer != layout.rank}
     group: Group = Collective(layout.rank, others) if others else Alone()
     source = None if layout.source is None else sockets[layout.source]

@@ -10,11 +10,11 @@ import torch
 
 from shuntserve_core.tensorstore import KvLease, StoreClient
 from shuntserve_core.tensorstore.views import KvRange, shard_tensors
+from shuntserve_plugins.engines.arrivals import PeerListener
 from shuntserve_plugins.engines.embedded.arithmetic import settle
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec, kv_blocks, longest
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
 from shuntserve_plugins.engines.embedded.mesh import Layout, meet
-from shuntserve_plugins.engines.embedded.peers import PeerListener
 from shuntserve_plugins.engines.embedded.rank import Rank, cache_of
 from shuntserve_plugins.engines.embedded.stage import Stage
 from shuntserve_plugins.engines.embedded.weights import check_tensors

@@ -17,12 +17,13 @@ from typing import Any
 import cattrs
 
 from shuntserve_core.errors import UserError
+from shuntserve_plugins.engines.arrivals import PeerListener
 from shuntserve_plugins.engines.embedded.control import Hub, Spoke, watch_or_end
 from shuntserve_plugins.engines.embedded.driver import Driver
 from shuntserve_plugins.engines.embedded.engine import WorkerSpec
 from shuntserve_plugins.engines.embedded.geometry import read_geometry
-from shuntserve_plugins.engines.embedded.peers import PeerListener, PeerLost
 from shuntserve_plugins.engines.embedded.plan import pack_results, unpack_plan
+from shuntserve_plugins.engines.peers import PeerLost
 
 # Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
 

@@ -2,7 +2,8 @@
 
 * `engine`: what the node agents are to start, and what is refused; `worker`: the process of a rank
 * `template`: what is imported once for all ranks of a node
-* `peers`: how ranks hear each other, and notice that one has gone
+* `control`: how ranks hear each other, and notice that one has gone; `payload`: what they say, as
+  data; `plain`: the same for what vLLM and torch say
 * `server`: the link's end; `driver`: requests in, vLLM's engine core, tokens out; `translate`:
   their words and ours
 * `executor`: vLLM's executor over rank processes; `rank`: one of them; `configuration`: vLLM's
@@ -12,5 +13,5 @@
 * `symbols`: all of vLLM that the above leans on, and which versions have it; `doctor`: whether it
   would run
 
-`engine`, `worker`, `peers`, `server`, `symbols` and `doctor` import nothing of vLLM.
+`engine`, `worker`, `control`, `server`, `symbols` and `doctor` import nothing of vLLM.
 """

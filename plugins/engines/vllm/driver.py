@@ -16,12 +16,13 @@ from vllm.v1.engine.core import EngineCore
 
 from shuntserve_core.interfaces.link import READY, STANDBY
 from shuntserve_core.types.request import EngineRequest, StepOutput
+from shuntserve_plugins.engines.vllm import payload
 from shuntserve_plugins.engines.vllm.configuration import has_tokenizer
+from shuntserve_plugins.engines.vllm.control import Hub
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
 from shuntserve_plugins.engines.vllm.executor import RankExecutor
 from shuntserve_plugins.engines.vllm.lending import Taken
 from shuntserve_plugins.engines.vllm.meeting import serve_store
-from shuntserve_plugins.engines.vllm.peers import Hub
 from shuntserve_plugins.engines.vllm.practice import practise
 from shuntserve_plugins.engines.vllm.rank import OWN, PREPARE, STAND_BY, Rank
 from shuntserve_plugins.engines.vllm.server import ABORT, SUBMIT, TokenServer, finished
@@ -44,11 +45,12 @@ class Driver:
         launch = spec.launch
         store = HashStore()
         serve_store(store, hub.meetings.values())
+        hub.speak(payload.Wire())
         rank = Rank(spec, store)
         sampling_rank = len(launch.ranks) - launch.tensor_parallel[-1]
         self._server, self._report = server, report
         self._executor = RankExecutor(rank.config, rank, hub, sampling_rank)
-        self._executor.collective_rpc(PREPARE, args=(secrets.token_hex(8),))
+        self._executor.collective_rpc(PREPARE, args=(secrets.token_hex(8), payload.vocabulary()))
         core = EngineCore(rank.config, lambda _: self._executor, log_stats=True)
         tokenizer = (
             cached_tokenizer_from_config(rank.config.model_config)

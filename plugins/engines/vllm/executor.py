@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.config import VllmConfig
 from vllm.v1.executor.abstract import Executor
 
-from shuntserve_plugins.engines.vllm.peers import Hub
+from shuntserve_plugins.engines.vllm.control import Hub
 
 if TYPE_CHECKING:
     from shuntserve_plugins.engines.vllm.rank import Rank
@@ -46,6 +46,8 @@ class RankExecutor(Executor):
         """What every rank returns, in their order.  Raises what rank 0 raises, or `RankError`."""
         if non_block:
             raise NotImplementedError("vLLM's core does not wait for anything but steps")
+        if not isinstance(method, str):
+            raise NotImplementedError("functions are not sent to ranks")
         futures = self._everywhere(method, args, kwargs or {}, None)
         return [futures[rank].result(timeout) for rank in sorted(futures)]
 
@@ -71,7 +73,7 @@ class RankExecutor(Executor):
         return result if non_block else result.result()
 
     def _everywhere(
-        self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any], answering: set[int] | None
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], answering: set[int] | None
     ) -> dict[int, Future[Any]]:
         futures = self._hub.call(method, args, kwargs, answering)
         return {_OWN: self._thread.submit(self._rank.run, method, args, kwargs), **futures}

@@ -1,7 +1,7 @@
 """How the ranks of an engine tell each other where their collectives' sockets are.
 
 torch's own store for that asks nobody for a secret.  Here rank 0 keeps it in its memory, and the
-other ranks reach it over connections of `peers`, which are authenticated: nothing listens for it.
+other ranks reach it over connections of `control`, which are authenticated: nothing listens for it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Iterable
 from datetime import timedelta
-from multiprocessing.connection import Connection
 from typing import Any
 
-import msgpack
 import psutil
 from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
+
+from shuntserve_plugins.engines.peers import PeerLost, receive, send
 
 _MOST_BYTES = 16 << 20
 """Of one question or answer; an address takes some hundred."""
@@ -31,23 +31,23 @@ class StoreTimeout(Exception):
     """No rank has set a key that others wait for."""
 
 
-def serve_store(store: HashStore, ranks: Iterable[Connection]) -> None:
+def serve_store(store: HashStore, ranks: Iterable[socket.socket]) -> None:
     """Answer the other ranks' questions from now on."""
-    for connection in ranks:
-        threading.Thread(target=_answer, args=(store, connection), daemon=True).start()
+    for sock in ranks:
+        threading.Thread(target=_answer, args=(store, sock), daemon=True).start()
 
 
-def _answer(store: HashStore, connection: Connection) -> None:
-    with connection, contextlib.suppress(EOFError, OSError):  # the lifeline ends the process
+def _answer(store: HashStore, sock: socket.socket) -> None:
+    with sock, contextlib.suppress(PeerLost):  # the lifeline ends the process
         while True:
-            question, *arguments = msgpack.unpackb(connection.recv_bytes(_MOST_BYTES))
-            connection.send_bytes(msgpack.packb(_ask(store, question, arguments)))
+            question, *arguments = receive(sock, longest=_MOST_BYTES)
+            send(sock, _ask(store, question, arguments))
 
 
 def _ask(store: HashStore, question: str, arguments: list[Any]) -> Any:
     """Never waits: a key that is not there is None."""
     if question not in _QUESTIONS:
-        raise OSError(f"a rank asked for {question!r}")
+        raise PeerLost(f"a rank asked for {question!r}")
     if question == "get" and not store.check(arguments):
         return None
     return getattr(store, question)(*arguments)
@@ -56,7 +56,7 @@ def _ask(store: HashStore, question: str, arguments: list[Any]) -> Any:
 class RankStore(Store):
     """The store of rank 0, as the other ranks see it.  Any thread may use it."""
 
-    def __init__(self, rank_0: Connection) -> None:
+    def __init__(self, rank_0: socket.socket) -> None:
         super().__init__()
         self._rank_0 = rank_0
         self._lock = threading.Lock()
@@ -112,8 +112,8 @@ class RankStore(Store):
 
     def _ask(self, *question: Any) -> Any:
         with self._lock:
-            self._rank_0.send_bytes(msgpack.packb(question))
-            return msgpack.unpackb(self._rank_0.recv_bytes(_MOST_BYTES))
+            send(self._rank_0, question)
+            return receive(self._rank_0, longest=_MOST_BYTES)
 
 
 def listen_on(host: str) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import cattrs
 
 from shuntserve_core.errors import UserError
+from shuntserve_plugins.engines.vllm.control import Hub, Silence, Spoke
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec
-from shuntserve_plugins.engines.vllm.peers import Hub, Silence, Spoke
 from shuntserve_plugins.engines.vllm.symbols import refuse_installed
 
 # Nothing above imports torch: rank 0 listens, and ranks meet, while it is still being imported.
@@ -88,12 +88,13 @@ def _follow(spec: WorkerSpec, report: Reports) -> None:
     silence = Silence(spec.options.silence_seconds)
     spoke = Spoke(launch.rendezvous, launch.link_token, spec.rank, silence)
 
+    from shuntserve_plugins.engines.vllm import payload
     from shuntserve_plugins.engines.vllm.meeting import RankStore
     from shuntserve_plugins.engines.vllm.rank import STAND_BY, Rank
 
     rank = Rank(spec, RankStore(spoke.meeting))
 
-    def run(method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with report.mistakes():
             result = rank.run(method, args, kwargs)
         if method == STAND_BY:
@@ -101,7 +102,7 @@ def _follow(spec: WorkerSpec, report: Reports) -> None:
             report(event="ready", **result)
         return result
 
-    spoke.serve(run)
+    spoke.serve(payload.Wire(), run)
 
 
 def _refuse_installed() -> None:

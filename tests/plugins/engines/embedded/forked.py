@@ -11,11 +11,10 @@ import subprocess
 import sys
 import threading
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from shuntserve_core.interfaces.engine import WorkerCommand
+from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.node.processes import adopting_orphans
-from shuntserve_plugins.engines.embedded.engine import Embedded
 
 
 class ForkedRank:
@@ -51,10 +50,19 @@ class ForkedRank:
         return self.returncode
 
 
-class TemplateForTests:
-    """The embedded engine's template, run without a node agent."""
+class HasTemplate(Protocol):
+    """An engine."""
 
-    def __init__(self, engine: Embedded) -> None:
+    @property
+    def template(self) -> Template:
+        """What is imported once for all of its ranks."""
+        ...
+
+
+class TemplateForTests:
+    """An engine's template, run without a node agent."""
+
+    def __init__(self, engine: HasTemplate) -> None:
         template = engine.template
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
 
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_core.link import LinkClient
@@ -63,6 +64,31 @@ def shared_memory(engine: Forked) -> set[str]:
         for line in "\n".join(maps).splitlines()
         if "-cpushm_" in line
     }
+
+
+def queues_of(engine: Forked) -> set[str]:
+    """What a message queue of vLLM's leaves: rings in shared memory, and threads of ZeroMQ."""
+    found: set[str] = set()
+    for rank in engine.ranks:
+        process = Path(f"/proc/{rank.pid}")
+        lines = (process / "maps").read_text().splitlines()
+        found |= {line.rpartition("/")[2] for line in lines if "/dev/shm/psm_" in line}
+        threads = [task.read_text().strip() for task in process.glob("task/*/comm")]
+        found |= {name for name in threads if name.startswith("ZMQ")}
+    return found
+
+
+def telling() -> list[EngineRequest]:
+    """Requests that make ranks say more than tokens."""
+    prompt = tuple(range(5, 14))
+    kinds = [
+        SamplingParams(max_tokens=4, temperature=0.8, seed=5, logprobs=3, stop_token_ids=(499,)),
+        SamplingParams(max_tokens=2, temperature=0, prompt_logprobs=2),
+        SamplingParams(max_tokens=4, guided={"regex": "[a-z]+"}),
+        SamplingParams(max_tokens=6, logit_bias={3: 2.5}, presence_penalty=0.5, min_tokens=2),
+    ]
+    requests = [EngineRequest(f"t{i}", prompt, sampling) for i, sampling in enumerate(kinds)]
+    return [*requests, evolve(requests[-1], id="resumed", output=(7, 8))]
 
 
 def greedy_requests(count: int, vocab: int, tokens: int = 24) -> list[EngineRequest]:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import pickle
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import torch
 from torch.distributed import HashStore, PrefixStore
 
+from shuntserve_plugins.engines.peers import PeerLost
 from shuntserve_plugins.engines.vllm.meeting import (
     RankStore,
     StoreTimeout,
@@ -29,7 +27,7 @@ from shuntserve_plugins.engines.vllm.meeting import (
 
 @pytest.fixture
 def stores() -> Iterator[tuple[HashStore, RankStore]]:
-    ours, theirs = Pipe()
+    ours, theirs = socket.socketpair()
     store = HashStore()
     serve_store(store, [ours])
     yield store, RankStore(theirs)
@@ -72,9 +70,9 @@ def test_waiting_ends(stores: tuple[HashStore, RankStore]) -> None:
 
 @pytest.mark.parametrize("question", ["list_keys", "__reduce__"])
 def test_a_question_that_is_none_is_not_answered(question: str) -> None:
-    ours, theirs = Pipe()
+    ours, theirs = socket.socketpair()
     serve_store(HashStore(), [ours])
-    with pytest.raises((EOFError, OSError)):
+    with theirs, pytest.raises(PeerLost):
         RankStore(theirs)._ask(question)
 
 
@@ -92,7 +90,7 @@ def test_collectives_listen_where_the_engine_is(monkeypatch: pytest.MonkeyPatch)
 
 
 RANK = """
-import os, sys, torch, torch.distributed as dist
+import os, pickle, sys, torch, torch.distributed as dist
 from shuntserve_plugins.engines.vllm.plain import read_plain
 from vllm.distributed import parallel_state
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -118,10 +116,15 @@ group = parallel_state.GroupCoordinator([[0, 1]], rank, "gloo", False)
 data = {"a": torch.float16, "b": (1, b"x"), "c": torch.Size([2])}
 for way in (broadcast, gather, send):
     print(way.__name__, way(data) == data)
+if rank == 0:  # from now on it is somebody who pickles
+    parallel_state.pickle = pickle
+    dist.distributed_c10d._pickler = pickle.Pickler
+    dist.distributed_c10d._unpickler = pickle.Unpickler
+for way in (broadcast, gather, send):
     try:
         way(Bomb())
     except Exception as error:
-        print(type(error).__name__, error)
+        print(type(error).__name__, str(error)[:27])
 sys.stdout.flush()
 os._exit(0)
 """
@@ -136,20 +139,9 @@ def test_vllm_reads_data_from_other_ranks_and_nothing_else(tmp_path: Path) -> No
         for i in range(2)
     ]
     heard = [rank.communicate(timeout=200)[0].splitlines() for rank in ranks]
-    refused = "UnpicklingError another rank sent a posix.mknod, which is no data"
-    of_the_other = [line for line in heard[1] if line.endswith("True") or line.startswith("Unp")]
-    assert of_the_other == [
-        *("broadcast True", refused),
-        *("gather True", refused),
-        *("send True", refused),
+    refused = "PayloadError another rank sent no data: "
+    assert heard[1][-6:] == [
+        *("broadcast True", "gather True", "send True"),
+        *[refused] * 3,
     ]
     assert not (tmp_path / "ran").exists()
-
-
-def test_no_name_of_torch_is_data_but_types() -> None:
-    plain = pytest.importorskip("shuntserve_plugins.engines.vllm.plain")
-    values: Any = [torch.bfloat16, torch.Size([3]), {1, 2}, b"x", 1.5, None, {"k": (1,)}]
-    assert plain.loads(pickle.dumps(values)) == values
-    for value in (torch.load, os.system, eval, torch.nn.Linear, subprocess.Popen):
-        with pytest.raises(pickle.UnpicklingError, match="which is no data"):
-            plain.loads(pickle.dumps(value))
