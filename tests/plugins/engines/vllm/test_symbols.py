@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -57,6 +58,61 @@ def test_it_is_what_it_was_in_sources_elsewhere(version: str) -> None:
     differing = [s.label for s in SYMBOLS if sources.digest(s) != s.digest_in(version)]
     assert differing == []
     assert list(sources.changed()) == []
+
+
+INTERFACE = {
+    "config.ModelConfig",
+    "config.VllmConfig",
+    "distributed.get_pp_group",
+    "engine.arg_utils.EngineArgs",
+    "model_executor.layers.linear.LinearBase",
+    "model_executor.layers.vocab_parallel_embedding.ParallelLMHead",
+    "model_executor.layers.vocab_parallel_embedding.VocabParallelEmbedding",
+    "platforms.current_platform",
+    "tokenizers.cached_tokenizer_from_config",
+    "v1.engine.EngineCoreEventType",
+    "v1.engine.FinishReason",
+    "v1.sample.logits_processor.BatchUpdate",  # of its `interface`
+    "v1.sample.logits_processor.LogitsProcessor",
+    "v1.sample.logits_processor.MoveDirectionality",
+    "v1.structured_output.backend_types.StructuredOutputGrammar",
+    "distributed.parallel_state.TensorMetadata",  # no class of its own: see _split_tensor_dict
+}
+"""Used as everybody uses it: its name is enough, whatever its source is."""
+
+
+def test_whatever_is_imported_from_vllm_is_listed() -> None:
+    """Modules, too: by at least one of their symbols."""
+    listed = {f"{s.module}.{s.name.partition('.')[0]}" for s in SYMBOLS} | {
+        s.module for s in SYMBOLS
+    }
+    imported = {
+        f"{node.module}.{name.name}".removeprefix("vllm.")
+        for file in symbols.TABLE.parent.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "vllm"
+        for name in node.names
+    }
+    assert imported - listed - INTERFACE == set()
+    assert imported >= INTERFACE  # nothing is left here that is not used any more
+
+
+def test_what_ranks_send_is_listed() -> None:
+    payload = pytest.importorskip("shuntserve_plugins.engines.vllm.payload")
+    ours = {"Taken", "TensorMetadata"}
+    kinds = {*payload.RECORDS, *payload.ENUMERATIONS}
+    assert kinds - {symbol.name for symbol in SYMBOLS} == ours
+
+
+def test_what_ranks_are_called_for_is_listed() -> None:
+    rank = pytest.importorskip("shuntserve_plugins.engines.vllm.rank")
+    theirs = rank.CALLS - {rank.PREPARE, rank.STAND_BY, rank.OWN}
+    listed = {symbol.name.rpartition(".")[2] for symbol in SYMBOLS}
+    of_executor = {
+        "get_kv_cache_spec": "get_kv_cache_specs",
+        "get_supported_tasks": "supported_tasks",
+    }
+    assert {of_executor.get(one, one) for one in theirs} - listed == {"update_max_model_len"}
 
 
 def _vllm(folder: Path, body: str) -> Sources:
