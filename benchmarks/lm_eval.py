@@ -99,8 +99,6 @@ instance = "solo"
 count = 1
 
 [estimator]
-max_num_batched_tokens = 256
-max_num_seqs = 16
 runtime_bytes = 0
 
 [serve]
@@ -112,6 +110,7 @@ max_batch = 16
 
 [engine]
 name = "{engine}"
+{steps}
 
 [frontdoor]
 port = 0
@@ -198,12 +197,18 @@ async def evaluate(options: argparse.Namespace, tasks: Path, url: str, out: Path
     return json.loads(out.read_text())
 
 
+STEPS = {"vllm": "max_batched_tokens = 256", "embedded": "max_chunk = 64"}
+"""What one step takes, in each engine's word for it."""
+
+
 @asynccontextmanager
 async def ours(options: argparse.Namespace, engine: str, folder: Path) -> AsyncIterator[str]:
     """A cluster of one pipeline."""
     config = folder / "cluster.toml"
     model, weights = (str(Path(path).resolve()) for path in (options.model, options.weights))
-    config.write_text(CONFIG.format(name=NAME, model=model, weights=weights, engine=engine))
+    config.write_text(
+        CONFIG.format(name=NAME, model=model, weights=weights, engine=engine, steps=STEPS[engine])
+    )
     async with serving(config, folder / "state", folder / "serve.log") as served:
         yield served.url
 

@@ -79,8 +79,6 @@ count = 1
 market = "on-demand"
 
 [estimator]
-max_num_batched_tokens = 2048
-max_num_seqs = 16
 runtime_bytes = 0
 weight_copies = 1
 

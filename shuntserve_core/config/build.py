@@ -12,6 +12,7 @@ from shuntserve_core.config.loader import Config, read_toml
 from shuntserve_core.config.mistakes import Mistakes
 from shuntserve_core.config.options import structure_options
 from shuntserve_core.config.serving import FrontDoorTable
+from shuntserve_core.errors import UserError
 from shuntserve_core.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from shuntserve_core.interfaces.frontdoor import FrontDoor
     from shuntserve_core.interfaces.launcher import Launcher
     from shuntserve_core.interfaces.optimizer import Optimizer, Problem
-    from shuntserve_core.types import InstanceType
+    from shuntserve_core.types import EngineFacts, InstanceType
 
 
 def optimizer_from(config: Config, name: str | None = None) -> Optimizer:
@@ -41,9 +42,52 @@ def estimator_from(
     `catalog` is what pipelines may use; by default the cluster's instance types.
     """
     estimator = plugin_from(config, "estimator", config.document.estimator, name)
+    estimator = for_engine(config, estimator, firmly=config.engine_said)
     return estimator.bind(
         config.model, config.workload, config.cluster.catalog if catalog is None else catalog
     )
+
+
+def engine_facts(config: Config) -> EngineFacts:
+    """What the engine's plugin says of its steps, within what `[serve]` allows.
+
+    An engine that cannot be imported here, as where plans are made without it, says nothing.
+    """
+    from shuntserve_core.interfaces.engine import Engine
+    from shuntserve_core.types import EngineFacts
+
+    try:
+        engine = plugin_from(config, "engine", config.document.engine)
+    except UserError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        facts = EngineFacts()
+    else:  # a plugin may lack the word for it
+        facts = engine.facts() if hasattr(engine, "facts") else Engine.facts(engine)
+    limits = [n for n in (facts.sequences, config.document.serve.max_batch) if n is not None]
+    return evolve(facts, sequences=min(limits, default=None))
+
+
+def for_engine(config: Config, estimator: Estimator, *, firmly: bool) -> Estimator:
+    """The estimator for the configured engine, where it asks for one.
+
+    Raises `UserError` where it is told otherwise of it, if `firmly`.
+    """
+    from shuntserve_core.interfaces.estimator import EngineAware
+
+    if not isinstance(estimator, EngineAware):
+        return estimator
+    try:
+        return estimator.for_engine(engine_facts(config), firmly=firmly)
+    except UserError as error:
+        where = f"{config.file}: {error.where}"
+        raise UserError(error.message, where=where, remedy=error.remedy) from error
+
+
+def refuse_contradiction(config: Config) -> None:
+    """Raise `UserError` where the estimator is told of another engine than what would run."""
+    estimator = plugin_from(config, "estimator", config.document.estimator)
+    for_engine(config, estimator, firmly=True)
 
 
 def door_of(file: Path, registry: Registry) -> FrontDoor:

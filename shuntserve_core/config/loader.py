@@ -41,6 +41,8 @@ class Config:
     """Every GPU that has a name, registered or in the file."""
     instance_types: Mapping[str, InstanceType]
     """Every instance type that has a name, registered or in the file."""
+    engine_said: bool = True
+    """Whether the file names an engine, and not only what is planned for one."""
 
 
 def load_config(file: Path | str, registry: Registry | None = None) -> Config:
@@ -94,6 +96,7 @@ def config_from_data(data: Mapping[str, Any], file: Path, registry: Registry) ->
         objective=document.objective,
         gpus=hardware.gpus,
         instance_types=hardware.instance_types,
+        engine_said="engine" in data,
     )
 
 

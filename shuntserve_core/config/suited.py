@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shuntserve_core.config.build import plugin_from
+from shuntserve_core.config.build import plugin_from, refuse_contradiction
 from shuntserve_core.config.fields import resolved
 from shuntserve_core.config.loader import Config
 from shuntserve_core.config.model_facts import NEEDED
@@ -29,7 +29,8 @@ def refuse_unsuited(config: Config) -> None:
 
 
 def refuse_or_note(config: Config) -> str:
-    """As `refuse_unsuited`, but for a study: facts given by hand, and no weights to serve.
+    """As `refuse_unsuited`, but for a study: facts given by hand, and no weights to serve; or an
+    engine that is none of ours, described to the estimator alone.
 
     Returns the reason then, in one line; empty where the engine runs the model.
     """
@@ -41,4 +42,10 @@ def refuse_or_note(config: Config) -> str:
         if by_hand and config.document.weights is None:
             return str(error)
         raise
+    try:
+        refuse_contradiction(config)
+    except UserError as error:
+        if config.engine_said:
+            raise
+        return str(error)
     return ""

@@ -25,7 +25,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
+from shuntserve_core.interfaces import optional
 from shuntserve_core.tensorstore.spec import ShardSpec
+from shuntserve_core.types.engine import EngineFacts
 from shuntserve_core.types.model import ModelSpec
 
 
@@ -151,6 +153,11 @@ class Engine(Protocol):
     def workers(self, launch: EngineLaunch) -> Sequence[WorkerCommand]:
         """Processes of this engine, rank 0's first."""
         ...
+
+    @optional
+    def facts(self) -> EngineFacts:
+        """How it makes its steps with these options: what estimators predict it by."""
+        return EngineFacts()
 
 
 @runtime_checkable

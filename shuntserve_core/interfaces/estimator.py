@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shuntserve_core.types import Estimate, InstanceType, ModelSpec, StageKind, Workload
+from shuntserve_core.types import (
+    EngineFacts,
+    Estimate,
+    InstanceType,
+    ModelSpec,
+    StageKind,
+    Workload,
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -115,4 +122,17 @@ class Estimator(Protocol):
         self, model: ModelSpec, workload: Workload, catalog: Mapping[str, InstanceType]
     ) -> BoundEstimator:
         """Fix what does not change during a search."""
+        ...
+
+
+@runtime_checkable
+class EngineAware(Estimator, Protocol):
+    """An estimator that predicts an engine by what the engine's plugin says of it."""
+
+    def for_engine(self, facts: EngineFacts, *, firmly: bool = True) -> Estimator:
+        """The same estimator for that engine.
+
+        Raises `UserError` where an option of its own contradicts the engine.  Not `firmly`, where
+        nobody has chosen the engine: the options then describe another one, to be studied.
+        """
         ...

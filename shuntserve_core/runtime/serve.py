@@ -15,7 +15,12 @@ from typing import Any
 import aiohttp
 from attrs import evolve, frozen
 
-from shuntserve_core.config.build import optimizer_from, plugin_from, problem_from
+from shuntserve_core.config.build import (
+    optimizer_from,
+    plugin_from,
+    problem_from,
+    refuse_contradiction,
+)
 from shuntserve_core.config.fields import resolved
 from shuntserve_core.config.loader import Config
 from shuntserve_core.config.serving import SpotTable
@@ -82,6 +87,7 @@ def settings_of(config: Config) -> EngineSettings:
     directory = resolved(config.file.parent, model_dir).resolve()
     refuse_tokenizer(directory, f"{where}: serve.model_dir")
     refuse_unsuited(config)
+    refuse_contradiction(config)
     if engine.needs_weights and weights:
         store_url = _store_url(config, weights.store)
         refuse_other_model(store_url, weights.model, directory, config.registry)

@@ -10,14 +10,15 @@ from typing import Any, cast
 import attrs
 from attrs import evolve, field, frozen
 
-from shuntserve_core.config.build import plugin_from
+from shuntserve_core.config.build import engine_facts, plugin_from
 from shuntserve_core.config.loader import Config
 from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.estimator import Estimator
 from shuntserve_core.interfaces.layer import StepPredictor
 from shuntserve_core.simulator.cluster import SimulatedCluster, SimulatedRun
 from shuntserve_core.simulator.engine import Engine
 from shuntserve_core.simulator.pipeline import SimulatedPipeline
-from shuntserve_core.simulator.profile import VLLM, EngineProfile, MeasuredSteps
+from shuntserve_core.simulator.profile import PROFILES, VLLM, EngineProfile, MeasuredSteps
 from shuntserve_core.simulator.recovery import Recovery
 from shuntserve_core.simulator.result import Result
 from shuntserve_core.simulator.tables import MeasuredTable, PredictedSteps, StepTable
@@ -50,7 +51,7 @@ def simulate(
     began = time.perf_counter()
     fitting = requests.fitting(config.workload.max_length)
     engine = Engine(fitting, plugin_from(config, "balancer", config.document.balancer))
-    builder = _Builder(config, setting.profile)
+    builder = _Builder(config, of_engine(config, setting.profile))
     cluster = SimulatedCluster(config, setting.recovery, engine, builder.build)
     cluster.start(placement.pipelines, setting.spares)
     _check(placement, cluster.runs, fitting)
@@ -78,21 +79,39 @@ def step_predictor(config: Config, profile: EngineProfile) -> StepPredictor:
     """The configured estimator as this engine would be described to it, or the default one."""
     table = config.document.estimator
     for name, options in ((table.name, table.options), (STEPS, {})):
-        registered: Any = plugin_from(
-            config, "estimator", evolve(table, name=name, options=options)
-        )
-        known = {a.name for a in attrs.fields(type(registered)) if a.init}
-        described = {k: v for k, v in profile.estimator_options.items() if k in known}
-        estimator = evolve(registered, **described)
-        # Beside its protocol, a bound estimator may predict steps.
-        bound = estimator.bind(config.model, config.workload, config.cluster.catalog)
-        if hasattr(bound, "step_seconds"):
-            return cast(StepPredictor, bound)
+        estimator = plugin_from(config, "estimator", evolve(table, name=name, options=options))
+        described = _described(estimator, profile)
+        bound = described.bind(config.model, config.workload, config.cluster.catalog)
+        if isinstance(bound, StepPredictor):
+            return bound
     raise UserError(
         f"neither {table.name} nor {STEPS} predicts steps",
         where=f"{config.file}: estimator.name",
         remedy="use an estimator that has step_seconds",
     )
+
+
+def _described(estimator: Estimator, profile: EngineProfile) -> Estimator:
+    """With those of the profile's options that the estimator has."""
+    kind = type(estimator)
+    if not attrs.has(kind):
+        return estimator
+    known = {attribute.name for attribute in attrs.fields(kind) if attribute.init}
+    options = {k: v for k, v in profile.estimator_options.items() if k in known}
+    described: Estimator = evolve(cast(Any, estimator), **options)
+    return described
+
+
+def of_engine(config: Config, profile: EngineProfile) -> EngineProfile:
+    """A profile of the engine that the file names, with the options that the file gives it."""
+    if not config.engine_said or profile != PROFILES.get(config.document.engine.name):
+        return profile
+    facts = engine_facts(config)
+    tokens = facts.step_tokens or profile.step_tokens
+    sequences = facts.sequences or profile.sequences
+    options = {"max_num_batched_tokens": tokens, "max_num_seqs": sequences, "eager": facts.eager}
+    options = {**profile.estimator_options, **options}
+    return evolve(profile, step_tokens=tokens, sequences=sequences, estimator_options=options)
 
 
 def shape_name(plan: Pipeline) -> str:

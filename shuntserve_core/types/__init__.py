@@ -2,6 +2,7 @@
 
 from shuntserve_core.types.cluster import Cluster, Offer
 from shuntserve_core.types.dtypes import DTYPE_BYTES, dtype_bytes
+from shuntserve_core.types.engine import EngineFacts
 from shuntserve_core.types.estimate import Estimate, StageEstimate
 from shuntserve_core.types.hardware import Efficiency, GpuSpec, InstanceType, Link
 from shuntserve_core.types.model import ModelSpec
@@ -12,6 +13,7 @@ __all__ = [
     "DTYPE_BYTES",
     "Cluster",
     "Efficiency",
+    "EngineFacts",
     "Estimate",
     "GpuSpec",
     "InstanceType",

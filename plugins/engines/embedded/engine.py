@@ -14,7 +14,7 @@ from attrs.validators import ge
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerCommand
 from shuntserve_core.peculiar import PLAIN
-from shuntserve_core.types import ModelSpec
+from shuntserve_core.types import EngineFacts, ModelSpec
 from shuntserve_core.types.features import Feature
 from shuntserve_plugins.engines.embedded.geometry import Geometry, geometry_from, read_geometry
 from shuntserve_plugins.engines.embedded.plan import BLOCK
@@ -66,6 +66,10 @@ class Embedded:
         return Template(
             "shuntserve_plugins.engines.embedded.template", arithmetic_environment(self.threads)
         )
+
+    def facts(self) -> EngineFacts:
+        """Steps of decodes and one chunk of prompts."""
+        return EngineFacts(step_tokens=self.max_chunk, eager=True, chunked_prefill=True)
 
     def refuse(self, model: ModelSpec, config: Mapping[str, Any]) -> None:
         """Raise `UserError` for what this engine would compute wrongly, or not at all."""

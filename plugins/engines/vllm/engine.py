@@ -18,6 +18,7 @@ from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerComm
 from shuntserve_core.peculiar import PLAIN, unknown_to_all
 from shuntserve_core.quantization import method_of, read_config
 from shuntserve_core.types.dtypes import dtype_bytes
+from shuntserve_core.types.engine import EngineFacts
 from shuntserve_core.types.features import Feature
 from shuntserve_core.types.model import ModelSpec
 from shuntserve_plugins.engines.vllm.symbols import installed_version, refuse_version
@@ -98,6 +99,11 @@ class Vllm:
             **self.environment,
         }
         return Template("shuntserve_plugins.engines.vllm.template", environment)
+
+    def facts(self) -> EngineFacts:
+        """Steps of vLLM's V1 scheduler."""
+        tokens, eager = self.max_batched_tokens, self.enforce_eager
+        return EngineFacts(step_tokens=tokens, eager=eager, chunked_prefill=True)
 
     def refuse(self, model: ModelSpec, config: Mapping[str, Any]) -> None:
         """Raise `UserError` for what vLLM cannot run from the tensor store, with the reason."""

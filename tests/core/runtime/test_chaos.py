@@ -60,8 +60,6 @@ instance = "solo"
 count = 3
 
 [estimator]
-max_num_batched_tokens = 64
-max_num_seqs = 8
 runtime_bytes = 0
 
 [optimizer]

@@ -78,8 +78,6 @@ count = {nodes}
 market = "on-demand"
 
 [estimator]
-max_num_batched_tokens = 64
-max_num_seqs = 16
 runtime_bytes = 0
 
 [optimizer]
