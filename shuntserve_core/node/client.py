@@ -17,11 +17,11 @@ from shuntserve_core.interfaces.engine import Template, WorkerCommand
 from shuntserve_core.interfaces.launcher import AgentAddress
 from shuntserve_core.node.server import unstructured
 from shuntserve_core.node.watching import SpotWatch
+from shuntserve_core.patience import within
 from shuntserve_core.tensorstore import ShardSpec
 
 SILENCE_SECONDS = 5.0
 """An agent that says nothing for so long is lost.  One that ends is missed at once."""
-_WAITS = 5
 logger = logging.getLogger(__name__)
 
 _LOAD_SECONDS = 3600.0
@@ -50,20 +50,25 @@ class AgentClient:
     async def _call(
         self, method: str, path: str, body: Any = None, *, seconds: float | None = _CALL_SECONDS
     ) -> Any:
+        asked = self._ask(method, path, body)
         try:
-            async with self._session.request(
-                method,
-                self.address.url + path,
-                json=body,
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=seconds),
-            ) as response:
-                answer = await response.json()
+            status, answer = await (asked if seconds is None else within(seconds, asked))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise AgentLost(f"{self.address.node}: {type(error).__name__}: {error}") from error
-        if response.status >= 400:
+        if status >= 400:
             raise UserError(str(answer.get("error", answer)), where=f"node {self.address.node}")
         return answer
+
+    async def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        """The status and the JSON of an answer, whenever it comes."""
+        async with self._session.request(
+            method,
+            self.address.url + path,
+            json=body,
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=None),
+        ) as response:
+            return response.status, await response.json()
 
     async def describe(self) -> dict[str, Any]:
         """The agent's account of its node."""
@@ -141,7 +146,7 @@ class AgentClient:
                 self.address.url + "/v1/events", headers=self._headers
             ) as socket:
                 while True:
-                    message = await _receive(socket)
+                    message = await within(SILENCE_SECONDS, socket.receive())
                     if message.type is not aiohttp.WSMsgType.TEXT:
                         break
                     event = json.loads(message.data)
@@ -159,18 +164,6 @@ class AgentClient:
             self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
-
-
-async def _receive(socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
-    """The next message.  Raises `TimeoutError` after `SILENCE_SECONDS` without one.
-
-    Waits several times in a row: a pause of this process, which has read nothing meanwhile, is only
-    one of them, and must not look like silence of the agent.
-    """
-    for _ in range(_WAITS):
-        with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(socket.receive(), SILENCE_SECONDS / _WAITS)
-    raise TimeoutError
 
 
 def _tell(on_event: Callable[[dict[str, Any]], None], event: dict[str, Any]) -> None:
