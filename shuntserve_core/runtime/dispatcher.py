@@ -61,6 +61,8 @@ log = logging.getLogger(__name__)
 
 KILLS_ENGINES = "kills_engines"
 """`Journal.code` of requests that are given up because engines ended with them."""
+TURN = 1 << 15
+"""Tokens of requests that are sent from the queue in one turn of the loop: some 2 ms."""
 UNEXPLAINED_SECONDS = 10.0
 """After which a lost engine counts as having ended by itself, if nobody says why."""
 
@@ -117,6 +119,8 @@ class Dispatcher:
         self._flights: dict[str, Flight] = {}
         self._queue: FairQueue[Flight] = FairQueue()
         self._suspects = Suspects(max_losses)
+        self._sent = 0
+        """Tokens of requests that were sent from the queue in this turn."""
 
     # For front doors
 
@@ -311,23 +315,37 @@ class Dispatcher:
             journal.waited = now - flight.since
 
     def _pump(self) -> None:
-        """Place what waits, each tenant in its turn, as far as there is room or can be made."""
-        while self._queue.waiting:
+        """Place what waits, each tenant in its turn, as far as there is room or can be made.
+
+        What is too much for one turn of the loop goes on in the next.
+        """
+        while self._queue.waiting and self._sent < TURN:
             for flight in self._queue.turns():
-                if not self._lanes.any_open(self._clock.time()):
+                if self._sent >= TURN or not self._lanes.any_open(self._clock.time()):
                     break
                 # else a sink that was told something has changed that
                 if self._waits(flight) and not flight.case.confined:
                     self._try(flight)
-            if not self._preempt():
+            if self._sent >= TURN or not self._preempt():
                 break
         self._run_alone()
 
     def _try(self, flight: Flight) -> None:
         try:
-            self._place(flight)
+            if self._place(flight):
+                self._spend(len(flight.request.prompt) + len(flight.request.output))
         except Refused as refused:
             self._fail(flight, refused.message, refused.status)
+
+    def _spend(self, tokens: int) -> None:
+        """Count what was sent in this turn; what it leaves waiting is looked at in the next."""
+        before, self._sent = self._sent, self._sent + tokens
+        if before < TURN <= self._sent:
+            self._clock.call_later(0.0, self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._sent = 0
+        self._pump()
 
     def _preempt(self) -> bool:
         """Have a tenant with more than its share of slots give one to a tenant with less.

@@ -30,6 +30,7 @@ from shuntserve_plugins.frontdoors.openai.logprobs import (
 )
 from shuntserve_plugins.frontdoors.openai.parameters import refused
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
+from shuntserve_plugins.frontdoors.openai.turns import Turns
 from shuntserve_plugins.frontdoors.openai.wire import CompletionRequest
 
 _json = msgspec.json.encode
@@ -53,18 +54,17 @@ async def completions(call: Call) -> web.StreamResponse:
         prompt_logprobs=_prompt_logprobs(body),
         guided=constraint_of(body),
     )
-    prompts = [
-        (
-            Prompt(
-                tuple(ids),
-                reading.echoes[index] if body.echo else b"",
-                scored=_scores_echo(body),
-                alone=most == 0,
-            ),
-            params if body.seed is not None else evolve(params, seed=random.getrandbits(63)),
+    prompts, turns = [], Turns()
+    for index, ids in enumerate(reading.prompts):
+        await turns.spend(len(ids))
+        prompt = Prompt(
+            tuple(ids),
+            reading.echoes[index] if body.echo else b"",
+            scored=_scores_echo(body),
+            alone=most == 0,
         )
-        for index, ids in enumerate(reading.prompts)
-    ]
+        seeded = params if body.seed is not None else evolve(params, seed=random.getrandbits(63))
+        prompts.append((prompt, seeded))
     work = Work(body, prompts)
     return await respond(call, work, CompletionRenderer(call, body))
 

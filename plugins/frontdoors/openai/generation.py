@@ -22,6 +22,7 @@ from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.pace import Pace, Wanted
 from shuntserve_plugins.frontdoors.openai.sampling import choice_seed
 from shuntserve_plugins.frontdoors.openai.stream import EventStream
+from shuntserve_plugins.frontdoors.openai.turns import Turns
 from shuntserve_plugins.frontdoors.openai.wire import Sampling
 
 
@@ -170,16 +171,21 @@ class Generation:
         """Whether every choice has come to its end."""
         return not self._unfinished
 
-    def submit(self) -> None:
+    async def submit(self) -> None:
         """Hand every choice to the cluster; raises `ApiError` if it takes one of them not."""
+        turns = Turns()
         try:
             for choice in self.choices:
+                await turns.spend(len(choice.prompt.tokens))
+                if self._over.done():  # one of those before it has failed
+                    return
                 choice.pace = Pace(self._call.started, time.perf_counter())
                 self._backend.submit(choice.journal, choice)
-        except Exception as error:  # whatever it is, the choices before it must not run on
+        except Refused as error:
             self.cancel()
-            if isinstance(error, Refused):
-                raise ApiError.of(error) from error
+            raise ApiError.of(error) from error
+        except BaseException:  # whatever it is, the choices before it must not run on
+            self.cancel()
             raise
 
     def fail(self, error: ApiError) -> None:
@@ -264,7 +270,7 @@ async def _whole(call: Call, work: Work, renderer: Renderer) -> web.StreamRespon
         lambda choice, text: answers[choice].texts.append(text),
     )
     answers.update((choice, Collected()) for choice in generation.choices)
-    await _run(call, work, generation)
+    await _run(call, work, generation, _nothing)
     if generation.error is not None:
         raise generation.error
     body = renderer.whole(list(answers.items()), work.usage(generation.choices))
@@ -294,7 +300,7 @@ async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamRespo
 
     try:
         generation = Generation(call, work, emit, more)
-        await _run(call, work, generation)
+        await _run(call, work, generation, stream.release)
     finally:
         stream.close()
     if generation.error is not None:
@@ -305,9 +311,16 @@ async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamRespo
     return stream
 
 
-async def _run(call: Call, work: Work, generation: Generation) -> None:
+def _nothing() -> None:
+    """For answers in one piece."""
+
+
+async def _run(
+    call: Call, work: Work, generation: Generation, submitted: Callable[[], None]
+) -> None:
     """Submit and wait, and count whatever came of it."""
-    generation.submit()
+    await generation.submit()
+    submitted()
     try:
         await generation.wait()
     finally:

@@ -34,13 +34,14 @@ class EventStream(web.StreamResponse):
     ) -> None:
         """After `silence` seconds without an event a comment is sent; 0 sends none.
 
-        With `gather` events wait for others that come in the same turn of the loop.
+        With `gather` events wait for others that come in the same turn of the loop, and all of
+        them until `release` is called.
         """
         super().__init__(headers=headers)
         self._transport = request.transport
         self._loop = asyncio.get_running_loop()
         self._chunked_coding = request.version >= HttpVersion11
-        self._gather = gather
+        self._gather = self._held = gather
         self._pending: list[bytes] = []
         """Gathered, and not written yet."""
         self.started = False
@@ -57,9 +58,14 @@ class EventStream(web.StreamResponse):
         if not self._gather:
             self._write(events)
             return
-        if not self._pending:
+        if not self._pending and not self._held:
             self._loop.call_soon(self._flush)
         self._pending.append(events)
+
+    def release(self) -> None:
+        """Every answer is under way: from now on nothing is refused any more."""
+        self._held = False
+        self._flush()
 
     def _watch(self, seconds: float) -> None:
         """Look after so many seconds whether anything was sent: one timer, however many events."""

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from shuntserve_core.interfaces.frontdoor import Refused
 from shuntserve_core.interfaces.link import STANDBY
-from shuntserve_core.runtime.dispatcher import Dispatcher
+from shuntserve_core.runtime.dispatcher import TURN, Dispatcher
 from shuntserve_core.types.request import EngineLoad, StepOutput, TokenLogprob
 from shuntserve_plugins.balancers.plain import RoundRobin
 from tests.core.runtime.fake_links import ALL, FakeClock, FakeLink, Listener, journal_of
@@ -551,3 +551,44 @@ def test_logprobs_of_a_prompt_need_an_engine_that_can() -> None:
     bench = Bench(1)
     with pytest.raises(Refused, match="prompt_logprobs"):
         bench.submit("r", max_tokens=5, prompt_logprobs=0)
+
+
+def test_long_requests_leave_the_queue_over_several_turns_of_the_loop() -> None:
+    bench = Bench(0)
+    listeners = []
+    for number in range(20):
+        journal = evolve(journal_of(f"r{number}", max_tokens=1), prompt=tuple(range(TURN // 4)))
+        listeners.append(Listener(journal))
+        bench.dispatcher.submit(journal, listeners[-1])
+    link = bench.add("a", capacity=18, max_length=TURN)
+    sent = [len(link.open)]
+    while len(link.open) > sent[-1] or len(sent) == 1:
+        sent.append(len(link.open))
+        bench.clock.advance(0.0)
+    assert sent[0] == 4
+    assert list(link.open) == [f"r{number}" for number in range(18)]
+    assert bench.dispatcher.waiting == 2
+    link.say("r0", 1, "length")
+    bench.clock.advance(0.0)
+    assert "r18" in link.open
+    short = bench.submit("short", max_tokens=1)
+    link.say("r1", 1, "length")
+    link.say("r2", 1, "length")
+    bench.clock.advance(0.0)
+    link.say("short", 1, "length")
+    assert short.outcome == "length"
+
+
+def test_a_lost_engine_with_long_requests_is_left_over_several_turns() -> None:
+    bench = Bench(0)
+    first = bench.add("a", capacity=20, max_length=TURN)
+    for number in range(20):
+        journal = evolve(journal_of(f"r{number}", max_tokens=1), prompt=tuple(range(TURN // 4)))
+        bench.dispatcher.submit(journal, Listener(journal))
+    assert len(first.open) == 20
+    second = bench.add("b", capacity=20, max_length=TURN)
+    first.lose()
+    assert 0 < len(second.open) <= 5
+    bench.clock.advance(0.0)
+    assert len(second.open) == 20
+    assert bench.dispatcher.waiting == 0
