@@ -61,12 +61,15 @@ class LocalLauncher:
         """Start an agent and wait for its URL."""
         self._refuse(node.gpus)
         await self.terminate(node.name)  # whatever an earlier launch has left
-        directory = self._directory(node.name)
+        directory = private_dir(self._directory(node.name))
+        write_private(directory / "name", node.name)
         token_file = directory / "token"
         token = secrets.token_urlsafe(32)
         write_private(token_file, token)
         argv = [sys.executable, "-m", "shuntserve_core.node", "--name", node.name]
-        argv += ["--gpus", str(node.gpus), "--run-dir", str(self._run_dir(node.name))]
+        run_dir = self._run_dir(node.name)
+        private_dir(run_dir.parent)
+        argv += ["--gpus", str(node.gpus), "--run-dir", str(private_dir(run_dir))]
         argv += ["--log-dir", str(directory), "--token-file", str(token_file)]
         argv += ["--device", self.device]
         argv += ["--orphan-seconds", str(self.orphan_seconds)]
@@ -80,22 +83,23 @@ class LocalLauncher:
                 start_new_session=True,
             )
         assert process.stdout is not None
-        url = ""
+        done = False
         try:
             line = await asyncio.wait_for(process.stdout.readline(), _START_SECONDS)
             url = str(json.loads(line)["url"])
+            identity = identity_of(process.pid)
+            address = {"url": url, "token": token, "pid": process.pid, "process": identity}
+            write_private(directory / "agent.json", json.dumps(address))
+            done = True
         except (TimeoutError, ValueError, KeyError):
             raise UserError(
                 f"the agent of {node.name} did not start", remedy=f"see {quoted(log)}"
             ) from None
         finally:
-            if not url:  # nor may it outlive a launch that is cancelled
+            if not done:  # nor may it outlive a launch that is cancelled, or not remembered
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        identity = identity_of(process.pid)
-        address = {"url": url, "token": token, "pid": process.pid, "process": identity}
-        write_private(directory / "agent.json", json.dumps(address))
         return AgentAddress(node.name, url, token, "127.0.0.1")
 
     async def adopt(self) -> list[AgentAddress]:
@@ -129,15 +133,13 @@ class LocalLauncher:
         shutil.rmtree(self._run_dir(node), ignore_errors=True)
 
     def _directory(self, node: str) -> Path:
-        directory = private_dir(self._state_dir / "nodes" / file_name(node))
-        write_private(directory / "name", node)
-        return directory
+        """What it keeps of a node; nothing is written here, for nodes end on full disks too."""
+        return self._state_dir / "nodes" / file_name(node)
 
     def _run_dir(self, node: str) -> Path:
         """Sockets; short, because a socket's path has at most 107 bytes."""
         digest = hashlib.sha256(f"{self._state_dir.resolve()}/{node}".encode()).hexdigest()[:16]
-        ours = private_dir(Path(tempfile.gettempdir()) / f"shuntserve-{os.geteuid()}")
-        return private_dir(ours / digest)
+        return Path(tempfile.gettempdir()) / f"shuntserve-{os.geteuid()}" / digest
 
 
 async def _wait_gone(process: str) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -204,9 +204,14 @@ def write_text(file: str, text: str, flag: str = "--out") -> None:
     """Write a file that the user named with a flag."""
     from pathlib import Path
 
+    path = Path(file)
+    new = not path.exists()
     try:
-        Path(file).write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
+        if new:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
         reason = (error.strerror or "failed").lower()
         raise UserError(
             f"cannot write {file}: {reason}", where=flag, remedy="name a file in a folder that is"

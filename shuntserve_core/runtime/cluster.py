@@ -12,6 +12,7 @@ from typing import Any
 from shuntserve_core.config.loader import Config
 from shuntserve_core.control_plane.policy.capacity import FreeNode, Held, gpus_of, without_gpus
 from shuntserve_core.control_plane.policy.strategy import Strategy
+from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.launcher import AgentAddress, Launcher
 from shuntserve_core.node.client import AgentClient
 from shuntserve_core.runtime.dispatcher import Dispatcher
@@ -33,6 +34,8 @@ SILENCE_SECONDS = 8.0
 
 logger = logging.getLogger(__name__)
 
+_PIPELINE_FAILED = "pipeline failed"
+_NODES_FAILED = ("node lost", "node did not come back", "could not be done")
 HISTORY = 500
 """Lines of the account that are kept."""
 
@@ -137,7 +140,7 @@ class RunningCluster:
         """Requests go elsewhere at once; what comes next is the manager's to decide."""
         if self.closing:
             return
-        self.note("pipeline failed", pipeline=run.name, reason=reason)
+        self.note(_PIPELINE_FAILED, pipeline=run.name, reason=reason)
         logger.warning("pipeline %s failed: %s", run.name, reason)
         self.dispatcher.remove_pipeline(run.name, run.cause)
         self.spawn(self._end_failed(run, reason))
@@ -177,13 +180,21 @@ class RunningCluster:
         if coming:
             return f"waiting for {'; '.join(coming)}"
         away = [f"{n.name} ({n.machine.state})" for n in self.nodes.values() if not n.usable]
-        failures = [line for line in self.history if line["what"] == "pipeline failed"]
         parts = ["waiting for nodes that hold the model" if away else "waiting for the next try"]
         parts += [f"not usable: {', '.join(away)}"] if away else []
-        if failures:
-            first = str(failures[-1]["reason"]).splitlines()[0]
-            parts.append(f"last failure: {failures[-1]['pipeline']}: {first}")
+        last = [self._last(_PIPELINE_FAILED), self._last(*_NODES_FAILED)]
+        if any(last):
+            parts.append(f"last failure: {'; '.join(filter(None, last))}")
         return "; ".join(parts)
+
+    def _last(self, *whats: str) -> str:
+        """What failed last of these, and the first line of why; empty where nothing did."""
+        for line in reversed(self.history):
+            if line["what"] in whats:
+                reason = str(line["reason"]).partition("\n")[0]
+                who = line.get("pipeline") or line.get("node")
+                return f"{who}: {reason}" if who else reason
+        return ""
 
     # Work in the background
 
@@ -196,8 +207,12 @@ class RunningCluster:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("a task of the cluster failed", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, OSError | UserError):  # a full disk, a machine that is away
+            self.note("could not be done", reason=str(error))
+            logger.error("could not be done: %s", error)
+        elif error is not None:
+            logger.error("a task of the cluster failed", exc_info=error)
 
     def wake_later(self, seconds: float) -> None:
         """Have the manager look again after a while."""
