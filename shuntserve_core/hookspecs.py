@@ -102,7 +102,7 @@ def shuntserve_register_spot_sources() -> Iterable[Provider | Unusable]:
 
 @hookspec
 def shuntserve_register_provisioners() -> Iterable[Provider | Unusable]:
-    """Getters and releasers of instances: `interfaces.cloud.Provisioner`."""
+    """Getters and releasers of instances; nothing uses them yet: `interfaces.cloud.Provisioner`."""
     raise AssertionError
 
 

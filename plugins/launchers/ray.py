@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from attrs import define, field
 
@@ -114,7 +114,10 @@ class RayLauncher:
         return found
 
     async def terminate(self, node: str) -> None:
-        """Kill the actor; the kernel ends the agent and everything that it started."""
+        """Kill the actor; the kernel ends the agent and everything that it started.
+
+        Ray forgets an actor before its process has ended: what counts is that nothing listens.
+        """
         import ray
 
         try:
@@ -126,7 +129,8 @@ class RayLauncher:
             try:
                 ray.get_actor(_actor_name(node), namespace=_NAMESPACE)
             except ValueError:
-                break
+                if not await _listens(self._file(node)):
+                    break
             await asyncio.sleep(0.05)
         self._file(node).unlink(missing_ok=True)
 
@@ -137,6 +141,18 @@ class RayLauncher:
 
     def _file(self, node: str) -> Path:
         return private_dir(self._state_dir / "nodes") / f"{file_name(node)}.json"
+
+
+async def _listens(file: Path) -> bool:
+    """Whether anything does where that file says that an agent is."""
+    try:
+        parts = urlsplit(json.loads(file.read_text())["url"])
+        async with asyncio.timeout(1.0):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    except (OSError, ValueError, KeyError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def _actor_name(node: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from attrs import frozen
-
 from shuntserve_core.config.fields import resolved
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.check import ABSENT, OK, PROBLEM, Finding
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from shuntserve_core.config import Config
 
 
-@frozen
 class Weights:
     """Whether the model's weights can be read from here."""
 

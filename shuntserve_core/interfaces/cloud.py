@@ -22,7 +22,8 @@ class SpotSource(Protocol):
 
 
 class Provisioner(Protocol):
-    """Gets instances of a cloud; its attrs fields are the options of `[provisioner]`."""
+    """Gets instances of a cloud.  Nothing asks for one yet: no table of the configuration names it,
+    and so it is made without arguments."""
 
     async def request(self, instance: str, market: str) -> NodeSpec | None:
         """Ask for one instance; None if none is to be had now.  The instance joins by itself."""

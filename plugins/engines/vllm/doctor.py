@@ -8,8 +8,6 @@ import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from attrs import frozen
-
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.check import ABSENT, OK, PROBLEM, WARNING, Finding
 from shuntserve_plugins.engines.vllm.symbols import (
@@ -28,12 +26,11 @@ _LEAST_DRIVER = 580
 """Of CUDA 13, which this version's wheels are built for."""
 
 
-@frozen
 class Gpus:
     """NVIDIA's driver, and whether torch can use it."""
 
-    program: str = "nvidia-smi"
-    """What asks the driver."""
+    def __init__(self, program: str = "nvidia-smi") -> None:
+        self.program = program
 
     def findings(self, config: Config | None) -> Iterator[Finding]:
         """Look at every GPU."""
@@ -80,14 +77,11 @@ def _torch() -> Finding:
     return Finding("CUDA", PROBLEM, detail, "install the wheel for CUDA, not the one for the CPU")
 
 
-@frozen
 class VllmInstalled:
     """A version that the engine is written for, with the insides that it relies on."""
 
-    distribution: str = "vllm"
-    """What is looked for."""
-    sources: Sources | None = None
-    """Its sources; the installed ones if not given."""
+    def __init__(self, distribution: str = "vllm", sources: Sources | None = None) -> None:
+        self.distribution, self.sources = distribution, sources
 
     def findings(self, config: Config | None) -> Iterator[Finding]:
         """Look at the installed package, without importing it."""

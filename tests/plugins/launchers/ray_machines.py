@@ -19,6 +19,37 @@ TOKEN = "a-token-for-tests-of-forty-characters-00"
 GONE_SECONDS = 60.0
 
 
+async def _contract(address: str, state_dir: Path) -> list[str]:
+    """Run every test of the contract that plugin authors are given; names of those that passed."""
+    import ray
+
+    from shuntserve_core.interfaces.launcher import Launcher, NodeSpec
+    from shuntserve_core.testing.launchers import LauncherContract
+    from shuntserve_plugins.launchers.ray import RayLauncher
+
+    class Contract(LauncherContract):
+        def make_launcher(self) -> Launcher:
+            return RayLauncher(address=address, device="cpu", join_seconds=90.0)
+
+        def nodes(self) -> tuple[NodeSpec, NodeSpec]:
+            return NodeSpec("solo#0", "solo", 1), NodeSpec("trio#0", "trio", 3)
+
+        async def opened(self, state_dir: Path) -> Launcher:
+            ray.shutdown()  # a control plane is a process, and joins once
+            return await super().opened(state_dir)
+
+    tests = Contract()
+    passed = []
+    for name in dir(tests):
+        if name.startswith("test_"):
+            folder = state_dir / name
+            folder.mkdir(parents=True)
+            await getattr(tests, name)(folder)
+            passed.append(name)
+    ray.shutdown()
+    return passed
+
+
 async def main(state_dir: Path) -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
@@ -32,6 +63,7 @@ async def main(state_dir: Path) -> dict[str, Any]:
     machine = cluster.add_node(num_cpus=1, resources={"trio": 1})
     facts: dict[str, Any] = {}
     try:
+        facts["contract"] = await _contract(cluster.address, state_dir / "contract")
         launcher = RayLauncher(address=cluster.address, device="cpu", join_seconds=90.0)
         await launcher.open(state_dir)
         trio = await launcher.launch(NodeSpec("trio#0", "trio", 3))

@@ -21,6 +21,7 @@ def test_agents_come_and_go_with_machines(tmp_path: Path, monkeypatch: pytest.Mo
     lines = [line for line in result.stdout.splitlines() if line.startswith("FACTS ")]
     assert lines, result.stderr[-2000:]
     facts = json.loads(lines[0].removeprefix("FACTS "))
+    assert len(facts["contract"]) == 6
     assert facts["gpus"] == 3
     assert facts["without the secret"] == 401
     assert facts["adopted"] == ["solo#0", "trio#0"]
