@@ -10,6 +10,7 @@ choices.py      one answer: tokens to text, stop strings, logprobs
 generation.py   the life of a request: submit, wait, cancel
 stream.py       server-sent events, straight to the socket
 chat.py, completions.py, utilities.py   the endpoints
+certificates.py what HTTPS is spoken with, checked
 keys.py         API keys and what each may do
 metrics.py, logs.py, openapi.py, errors.py
 """

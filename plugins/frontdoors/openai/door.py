@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import resource
 import secrets
 import socket
-import ssl
 import time
 from contextlib import suppress
 from typing import Annotated
 
 from attrs import define, evolve, field
-from attrs.validators import ge
+from attrs.validators import ge, le
 
 from shuntserve_core.config.fields import RelativePath
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.frontdoor import Backend
 from shuntserve_core.text import TextTokenizer, load_tokenizer
 from shuntserve_plugins.frontdoors.openai.application import Application
+from shuntserve_plugins.frontdoors.openai.certificates import server_context
 from shuntserve_plugins.frontdoors.openai.connection import ConnectionServer
 from shuntserve_plugins.frontdoors.openai.context import Site
 from shuntserve_plugins.frontdoors.openai.desk import Desk
@@ -39,13 +40,21 @@ GOODBYE_SECONDS = 2.0
 """For last events to leave, after the deadline of a drain."""
 
 
+def _remedy(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "set host to an address of this machine, or to 0.0.0.0 for all"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "choose a port from 1024 on"
+    return "choose another port (0 takes a free one)"
+
+
 @define(eq=False)
 class OpenAIFrontDoor:
     """`[frontdoor]` with `name = "openai"`."""
 
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` and `::` are every address of this machine."""
-    port: int = 8000
+    port: int = field(default=8000, validator=[ge(0), le(65535)])
     """0 takes a free one."""
     api_keys: tuple[ApiKey, ...] = ()
     """Keys that clients must present; none lets everybody in."""
@@ -84,7 +93,7 @@ class OpenAIFrontDoor:
         Raises `UserError` for a bad tokenizer, key or certificate, or a port that is taken.
         """
         keys = KeyRing(self.api_keys)
-        tls = self._tls()
+        tls = server_context(self.tls_certificate, self.tls_key)
         tokenizer = await asyncio.to_thread(self._tokenizer, model_dir)
         limits = evolve(self.limits, connections=_possible_connections(self.limits.connections))
         metrics = Metrics(backend, model_name)
@@ -114,7 +123,7 @@ class OpenAIFrontDoor:
             raise UserError(
                 f"cannot listen on {self.host} port {self.port}: {error.strerror or error}",
                 where="frontdoor",
-                remedy="choose another port (0 takes a free one)",
+                remedy=_remedy(error),
             ) from error
         self._start_log()
         return self._url(self._listener.sockets[0].getsockname()[1])
@@ -123,21 +132,6 @@ class OpenAIFrontDoor:
         tokenizer = load_tokenizer(model_dir, template=self.chat_template)
         assert tokenizer.bytes_per_token != 0  # is worked out here, and not on the event loop
         return tokenizer
-
-    def _tls(self) -> ssl.SSLContext | None:
-        if not self.tls_certificate:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(self.tls_certificate, self.tls_key or None)
-        except OSError as error:
-            raise UserError(
-                f"cannot use the certificate: {error}",
-                where="frontdoor.tls_certificate",
-                remedy="give tls_certificate and tls_key in PEM that belong together",
-            ) from error
-        return context
 
     def _start_log(self) -> None:
         self._log_handler = access_handler(self.access_log)

@@ -79,9 +79,10 @@ class ApiKey:
 def _read(file: str, where: str) -> str:
     try:
         return Path(file).read_text(encoding="utf-8").strip()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UserError(
-            f"cannot read {file}: {error.strerror}",
+            f"cannot read {file}: {reason}",
             where=where,
             remedy="name a file that holds the key and this user may read",
         ) from error
