@@ -20,9 +20,9 @@ class Surface:
     leaves: str
     """What nothing protects there."""
 
-    def line(self, where: str = "", detail: str = "") -> str:
-        """As `serve` prints it; `where` for a cluster in which that is another."""
-        return f"{self.name}: {where or self.where}; {detail or self.asks}; {self.leaves}"
+    def line(self, where: str = "", asks: str = "", leaves: str = "") -> str:
+        """As `serve` prints it; what is given is for a cluster in which that is another."""
+        return f"{self.name}: {where or self.where}; {asks or self.asks}; {leaves or self.leaves}"
 
 
 FRONT_DOOR = Surface(
@@ -49,7 +49,13 @@ RAY = Surface(
     "a token (RAY_AUTH_MODE=token)",
     "no TLS unless Ray is given certificates",
 )
-SURFACES = (FRONT_DOOR, CONTROL, AGENTS, STORES, ENGINES, RANKS, RAY)
+JOINING = Surface(
+    "joining",
+    "nothing unless `launcher.name` is `join`; then 127.0.0.1:7443",
+    "TLS; a ticket once, then a certificate of the cluster's own authority",
+    "whoever has a ticket that is valid may join; tickets expire and are counted",
+)
+SURFACES = (FRONT_DOOR, CONTROL, AGENTS, STORES, ENGINES, RANKS, RAY, JOINING)
 
 
 def table() -> str:

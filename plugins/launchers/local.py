@@ -117,7 +117,7 @@ class LocalLauncher:
         """Agents listen on loopback; engines and stores on what agents give them."""
         nodes = self._state_dir / "nodes"
         return [
-            AGENTS.line(detail=f"a secret each in {nodes}"),
+            AGENTS.line(asks=f"a secret each in {nodes}"),
             *(one.line() for one in (STORES, ENGINES, RANKS)),
         ]
 

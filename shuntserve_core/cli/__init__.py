@@ -30,6 +30,8 @@ COMMANDS = {
     "status": _Command("shuntserve_core.cli.status:status", "Show a running cluster."),
     "interrupt": _Command("shuntserve_core.cli.interrupt:interrupt", "Take a node away."),
     "restore": _Command("shuntserve_core.cli.interrupt:restore", "Give a node back."),
+    "node": _Command("shuntserve_core.cli.node:node", "Make this machine a part of a cluster."),
+    "ticket": _Command("shuntserve_core.cli.ticket:ticket", "Let machines join a cluster."),
     "bench": _Command("shuntserve_core.cli.bench:bench", "Load an endpoint and measure it."),
     "weights": _Command("shuntserve_core.cli.weights:weights", "Cut, store and check weights."),
     "doctor": _Command("shuntserve_core.cli.doctor:doctor", "Check this machine."),

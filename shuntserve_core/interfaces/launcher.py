@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from attrs import frozen
+
+if TYPE_CHECKING:
+    from shuntserve_core.trust.tickets import Ticket
 
 
 @frozen
@@ -19,6 +23,15 @@ class NodeSpec:
 
 
 @frozen
+class PeerTls:
+    """How somebody is spoken to over TLS."""
+
+    context: ssl.SSLContext
+    name: str
+    """The one that must stand in the other side's certificate."""
+
+
+@frozen
 class AgentAddress:
     """Where a node's agent listens, and the secret that it wants to hear."""
 
@@ -27,6 +40,8 @@ class AgentAddress:
     token: str
     host: str
     """Address by which other nodes reach this one."""
+    tls: PeerTls | None = None
+    """Where the URL is one of `https`."""
 
 
 class Launcher(Protocol):
@@ -59,4 +74,22 @@ class LocalNodes(Protocol):
 
     def trouble(self, gpus: int) -> str:
         """Why nodes with so many GPUs cannot be here, on one line; nothing if they can."""
+        ...
+
+
+@runtime_checkable
+class ListeningLauncher(Protocol):
+    """A launcher that has something to close when the control plane ends in good order."""
+
+    async def close(self) -> None:
+        """Called last, after every node has been ended."""
+        ...
+
+
+@runtime_checkable
+class TicketLauncher(Protocol):
+    """A launcher whose machines come with tickets: see `shuntserve ticket`."""
+
+    def make_ticket(self, state_dir: Path, instance: str, seconds: float, uses: int) -> Ticket:
+        """A ticket for so many machines of one type, for so long; nothing need run."""
         ...

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import signal
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--token-file", type=Path, required=True, help="file with the secret")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=0, help="0 picks a free one")
+    parser.add_argument(
+        "--tls-dir", type=Path, help="certificate.pem, key.pem and authority.pem: members alone"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--orphan-seconds", type=float, default=600.0, help="end after so long without any contact"
@@ -61,10 +65,12 @@ async def _run(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, agent.stopped.set)
     runner = web.AppRunner(make_app(agent, token), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
-    site = web.TCPSite(runner, options.host, options.port)
+    tls = _tls(options.tls_dir)
+    site = web.TCPSite(runner, options.host, options.port, ssl_context=tls)
     await site.start()
     host, port = runner.addresses[0][:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     print(json.dumps({"url": url, "pid": os.getpid()}), flush=True)  # noqa: T201
     with contextlib.suppress(OSError):
         _detach_output()
@@ -76,6 +82,14 @@ async def _run(options: argparse.Namespace) -> None:
             break
     await agent.close()
     await runner.cleanup()
+
+
+def _tls(directory: Path | None) -> ssl.SSLContext | None:
+    if directory is None:
+        return None
+    from shuntserve_core.trust.authority import Identity
+
+    return Identity.at(directory).server()
 
 
 def _detach_output() -> None:

@@ -30,6 +30,7 @@ from shuntserve_core.files import open_log, own_dir
 from shuntserve_core.folders import refuse_tokenizer
 from shuntserve_core.interfaces.cloud import SpotSource
 from shuntserve_core.interfaces.frontdoor import FrontDoor
+from shuntserve_core.interfaces.launcher import ListeningLauncher
 from shuntserve_core.node.client import AgentClient
 from shuntserve_core.planning.spares import spare_nodes, without_spares
 from shuntserve_core.runtime import collecting
@@ -264,6 +265,8 @@ class _Server:
                 task.cancel()
             await asyncio.wait(background)
             await self._manager.close()
+            if isinstance(self._launcher, ListeningLauncher):
+                await self._launcher.close()
             await self._control.close()
 
     async def _come_up(self) -> tuple[Placement | None, tuple[str, ...]]:

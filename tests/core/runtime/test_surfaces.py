@@ -26,6 +26,7 @@ from shuntserve_core.testing.chaos.cluster import Served, serving
 from shuntserve_core.testing.chaos.requests import Asked
 from shuntserve_core.testing.listening import listening
 from shuntserve_core.testing.models import write_tokenizer
+from shuntserve_plugins.launchers.join import JoinLauncher
 from shuntserve_plugins.launchers.local import LocalLauncher
 from shuntserve_plugins.launchers.ray import RayLauncher
 from tests.core.runtime.test_chaos import EMBEDDED
@@ -100,7 +101,8 @@ def asked(model: str) -> Asked:
 def test_the_manual_has_the_table_that_serve_prints_from() -> None:
     page = (ROOT / "docs/how-to/secure.md").read_text()
     assert table() in page
-    said = [*LocalLauncher().security_posture(), *RayLauncher().security_posture(), CONTROL.line()]
+    launchers = (LocalLauncher(), RayLauncher(), JoinLauncher())
+    said = [CONTROL.line(), *(line for one in launchers for line in one.security_posture())]
     said_of = {line.partition(":")[0] for line in said} | {FRONT_DOOR.name}
     assert said_of == {one.name for one in SURFACES}
     for one in SURFACES:
