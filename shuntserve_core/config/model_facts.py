@@ -12,14 +12,14 @@ from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.folders import refuse_odd_folder
 from shuntserve_core.foreign import parse_json, read_bytes, whole_number
 from shuntserve_core.hub import Asked, HubError, fetch
-from shuntserve_core.peculiar import experts_of
+from shuntserve_core.peculiar import DEFAULT_HEADS, experts_of
 from shuntserve_core.quantization import (
     part_left,
     projections,
     quantization_of,
     with_companions,
 )
-from shuntserve_core.types import DTYPE_BYTES
+from shuntserve_core.types.dtypes import PLAIN_DTYPES
 from shuntserve_core.types.model import MOST_LAYERS, MOST_POSITIONS, MOST_WIDTH
 
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -111,7 +111,7 @@ def facts_from_config(
     if "dtype" not in given:
         dtype = str(config.get("torch_dtype") or config.get("dtype") or "float16")
         dtype = _DTYPES.get(dtype, dtype)
-        facts["dtype"] = dtype if dtype in DTYPE_BYTES else "float16"
+        facts["dtype"] = dtype if dtype in PLAIN_DTYPES else "float16"
     return {**facts, **_quantised(config, given, facts)}
 
 
@@ -140,8 +140,10 @@ def _shape(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     if "kv_heads" not in given:
         kv_heads = config.get("num_key_value_heads") or given.get("heads") or facts["heads"]
         facts["kv_heads"] = _count(kv_heads, "num_key_value_heads", MOST_WIDTH)
-    if "head_dim" not in given and isinstance(config.get("head_dim"), int):
-        facts["head_dim"] = _count(config["head_dim"], "head_dim", MOST_WIDTH)
+    if "head_dim" not in given:
+        size = config.get("head_dim", DEFAULT_HEADS.get(str(model_type)))
+        if size is not None:
+            facts["head_dim"] = _count(size, "head_dim", MOST_WIDTH)
     return facts
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from shuntserve_core.errors import UserError
+from shuntserve_core.folders import refuse_tokenizer
 from shuntserve_core.foreign import parse_json, read_bytes
 from shuntserve_core.text.detokenize import (
     ByteLevelDetokenizer,
@@ -194,10 +195,7 @@ def load_tokenizer(model_dir: str | Path, *, template: str = "") -> TextTokenize
     """
     folder = Path(model_dir)
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(
-            "there is no tokenizer.json", where=str(folder), remedy="use the model's whole folder"
-        )
+    refuse_tokenizer(folder, "tokenizer")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare exceptions

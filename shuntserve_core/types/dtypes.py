@@ -10,6 +10,9 @@ DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
 )
 """Bytes an element takes, by the name used in configuration and in GPU specs."""
 
+PLAIN_DTYPES = ("float16", "bfloat16", "float32")
+"""Those that are computed in."""
+
 
 def dtype_bytes(name: str) -> float:
     """Bytes of one element.  Raises KeyError for a name that is not in `DTYPE_BYTES`."""

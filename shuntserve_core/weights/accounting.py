@@ -14,7 +14,7 @@ import numpy as np
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.foreign import whole_number
-from shuntserve_core.peculiar import PLAIN, quantised, unknown_to_all
+from shuntserve_core.peculiar import PLAIN, head_size, quantised, unknown_to_all
 from shuntserve_core.types.model import MOST_LAYERS, MOST_WIDTH
 from shuntserve_core.weights.cutting import EMBEDDING, LM_HEAD
 from shuntserve_core.weights.sources import CheckpointSource, SourceTensor
@@ -69,7 +69,8 @@ def _layer_shapes(config: Mapping[str, Any], where: str) -> dict[str, Shape]:
         if config.get("num_key_value_heads") is None
         else _count(config, "num_key_value_heads", where)
     )
-    head = hidden // heads if config.get("head_dim") is None else _count(config, "head_dim", where)
+    sized = {"head_dim": head_size(config, hidden, heads)}
+    head = _count(sized, "head_dim", where)
     q, kv = heads * head, kv_heads * head
     matrices: dict[str, tuple[int, int]] = {
         "self_attn.q_proj": (q, hidden),

@@ -11,11 +11,14 @@ from attrs import field, frozen
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.foreign import parse_json, read_bytes, whole_number
-from shuntserve_core.peculiar import PLAIN, quantised, rotary_of, unknown_to_all, windows_of
+from shuntserve_core.peculiar import PLAIN, head_size, quantised, unknown_to_all, windows_of
+from shuntserve_core.positions import odd_rotary, rotary_kind, rotary_table, rotary_theta
 from shuntserve_core.quantization import with_companions
 from shuntserve_core.types.model import MOST_LAYERS, MOST_WIDTH
 
 FAMILIES = ("llama", "qwen2", "qwen3")
+ROTARY = ("default", "linear", "llama3")
+"""Kinds of rotary positions."""
 
 
 @frozen
@@ -91,22 +94,21 @@ def read_geometry(model_dir: str | Path) -> Geometry:
 
 def geometry_from(config: Mapping[str, Any], *, where: str) -> Geometry:
     """The geometry that a config describes.  Raises `UserError` as `read_geometry` does."""
-    try:
-        geometry = _geometry(config)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"not a usable model: {error!r}"[:400],
-            where=where,
-            remedy="push the model again from a sound checkpoint",
-        ) from error
-    if reason := _unsupported(config, geometry):
+    if reason := _unsupported(config):
         other = "use another engine, or a Llama, Qwen2 or Qwen3 model"
         raise UserError(
             f"the embedded engine cannot run this model: {reason}",
             where=where,
             remedy=PLAIN if quantised(config) else other,
         )
-    return geometry
+    try:
+        return _geometry(config)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"not a usable model: {error!r}"[:400],
+            where=where,
+            remedy="push the model again from a sound checkpoint",
+        ) from error
 
 
 def _geometry(config: Mapping[str, Any]) -> Geometry:
@@ -117,7 +119,7 @@ def _geometry(config: Mapping[str, Any]) -> Geometry:
         hidden=hidden,
         heads=heads,
         kv_heads=_width(config.get("num_key_value_heads") or heads),
-        head_dim=_width(config.get("head_dim") or hidden // heads),
+        head_dim=_width(head_size(config, hidden, heads)),
         intermediate=_width(config["intermediate_size"]),
         vocab=_width(config["vocab_size"]),
         epsilon=float(config["rms_norm_eps"]),
@@ -131,19 +133,19 @@ def _width(value: object) -> int:
 
 
 def _rope(config: Mapping[str, Any]) -> Rope:
-    # Recent configs keep all of it under rope_parameters, older ones in two places.
-    values = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = values.get("rope_theta") or config.get("rope_theta") or 10000.0
-    kind = values.get("rope_type") or values.get("type") or "default"
-    numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
-    return Rope(float(theta), kind, numbers)
+    table = rotary_table(config)
+    numbers = {k: float(v) for k, v in table.items() if isinstance(v, int | float)}
+    return Rope(float(rotary_theta(config)), rotary_kind(config), numbers)
 
 
-def _unsupported(config: Mapping[str, Any], geometry: Geometry) -> str | None:
-    if geometry.family not in FAMILIES:
-        return f"its type is {geometry.family!r}"
-    if geometry.rope.scaling not in ("default", "linear", "llama3"):
-        return f"position embeddings of type {geometry.rope.scaling!r}"
-    if config.get("mlp_bias") or (geometry.family != "qwen2" and config.get("attention_bias")):
+def _unsupported(config: Mapping[str, Any]) -> str | None:
+    family = str(config.get("model_type"))[:40]
+    if reason := quantised(config):
+        return reason
+    if family not in FAMILIES:
+        return f"its type is {family!r}"
+    if reason := odd_rotary(config, ROTARY):
+        return reason
+    if config.get("mlp_bias") or (family != "qwen2" and config.get("attention_bias")):
         return "it has biases"
-    return quantised(config) or unknown_to_all(config) or windows_of(config) or rotary_of(config)
+    return unknown_to_all(config) or windows_of(config)

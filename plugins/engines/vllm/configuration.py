@@ -8,10 +8,12 @@ import cattrs
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
 
+from shuntserve_core.quantization import read_config
 from shuntserve_plugins.engines.vllm.engine import WorkerSpec, longest
 from shuntserve_plugins.engines.vllm.executor import RankExecutor
 from shuntserve_plugins.engines.vllm.lending import LOAD_FORMAT, lends
 from shuntserve_plugins.engines.vllm.sampling import SeededRows
+from shuntserve_plugins.engines.vllm.suited import ARCHITECTURES
 
 WORKER = "shuntserve_plugins.engines.vllm.stage_worker.StageWorker"
 
@@ -25,12 +27,15 @@ def build_configuration(spec: WorkerSpec) -> VllmConfig:
     """The same on all ranks, but for the degree of the rank's stage."""
     launch, options = spec.launch, spec.options
     place = launch.ranks[spec.rank]
+    kind = read_config(launch.model_dir).get("model_type", launch.model.family)
     arguments = EngineArgs(
         model=launch.model_dir,
         skip_tokenizer_init=not has_tokenizer(launch.model_dir),
         dtype=launch.model.dtype,
         max_model_len=longest(launch, options.block_size),
         generation_config="vllm",
+        hf_overrides={"architectures": [ARCHITECTURES[kind]]},
+        config_format="hf",  # not a params.json that lies beside it
         max_logprobs=-1,
         load_format=LOAD_FORMAT,
         model_loader_extra_config={

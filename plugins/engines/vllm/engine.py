@@ -15,12 +15,12 @@ from attrs.validators import ge, in_
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch, Template, WorkerCommand, kv_shares
-from shuntserve_core.peculiar import PLAIN, unknown_to_all
-from shuntserve_core.quantization import method_of, read_config
+from shuntserve_core.quantization import read_config
 from shuntserve_core.types.dtypes import dtype_bytes
 from shuntserve_core.types.engine import EngineFacts
 from shuntserve_core.types.features import Feature
 from shuntserve_core.types.model import ModelSpec
+from shuntserve_plugins.engines.vllm.suited import FAMILIES, refuse_model
 from shuntserve_plugins.engines.vllm.symbols import installed_version, refuse_version
 
 FEATURES: frozenset[str] = frozenset(
@@ -40,7 +40,6 @@ FEATURES: frozenset[str] = frozenset(
         Feature.RESUME,
     }
 )
-FAMILIES = ("llama", "qwen2", "qwen3")
 VOCAB_MULTIPLE = 64
 """vLLM pads vocabularies to a multiple of this."""
 
@@ -180,31 +179,6 @@ def check(launch: EngineLaunch, block_size: int) -> None:
             where=where,
             remedy="give the ranks more KV memory",
         )
-
-
-def refuse_model(model: ModelSpec, config: Mapping[str, Any]) -> None:
-    """Raise `UserError` for a model that does not run here, wherever it is placed."""
-    where = f"vLLM engine, {model.name}"
-    method = method_of(config) or model.quantization
-    if method:
-        raise UserError(
-            f"its weights are quantised ({method}): vLLM's kernels for them repack weights and "
-            "scales, which memory of the tensor store cannot be lent for",
-            where=where,
-            remedy=PLAIN,
-        )
-    kind = config.get("model_type", model.family)
-    if kind not in (*FAMILIES, "mistral"):
-        raise UserError(
-            f"models of type {str(kind)[:40]!r} are not served from TRAW shards",
-            where=where,
-            remedy=f"types: {', '.join(FAMILIES)}, mistral",
-        )
-    if reason := unknown_to_all(config):
-        raise UserError(reason, where=where, remedy="serve another model")
-    if kind == "qwen3" and config.get("attention_bias"):
-        reason = "attention_bias is true, and its Qwen3 has no bias in the output projection"
-        raise UserError(reason, where=where, remedy="serve another model")
 
 
 def _refuse_vocabulary(vocab: int, degree: int) -> str | None:

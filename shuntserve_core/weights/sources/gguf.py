@@ -26,6 +26,11 @@ from shuntserve_core.weights.cutting import EMBEDDING, LM_HEAD
 from shuntserve_core.weights.manifest import Source
 from shuntserve_core.weights.sources import SourceTensor
 from shuntserve_core.weights.sources.gguf_layout import GgufTensor, read_layout
+from shuntserve_core.weights.sources.gguf_metadata import (
+    head_of,
+    refuse_unknown,
+    rotary_scaling,
+)
 from shuntserve_core.weights.sources.gguf_tokenizer import tokenizer_files
 from shuntserve_core.weights.traw import DTYPES, Header
 
@@ -83,6 +88,7 @@ class GgufFile:
                 where=self._where,
                 remedy=f"known are {', '.join(FAMILIES)}",
             )
+        refuse_unknown(self.family, self._layout.metadata, self._where)
 
     def value(self, key: str, default: Any = None) -> Any:
         """One value of the metadata, or the default."""
@@ -133,14 +139,10 @@ class GgufFile:
             ) from error
 
     def _config(self) -> dict[str, Any]:
-        if self.value(f"{self.family}.rope.scaling.type", "none") != "none":
-            raise UserError(
-                "GGUF models with scaled rotary positions cannot be read",
-                where=self._where,
-                remedy="push the safetensors checkpoint instead",
-            )
         heads, hidden = self._whole("attention.head_count"), self._whole("embedding_length")
-        names = self._tensors_by_name
+        names, metadata, where = self._tensors_by_name, self._layout.metadata, self._where
+        head = self._whole("attention.key_length", hidden // heads)
+        scaling = rotary_scaling(self.family, metadata, where)
         config = {
             "architectures": [f"{self.family.capitalize()}ForCausalLM"],
             "model_type": self.family,
@@ -148,12 +150,13 @@ class GgufFile:
             "num_hidden_layers": self._whole("block_count"),
             "num_attention_heads": heads,
             "num_key_value_heads": self._whole("attention.head_count_kv", heads),
-            "head_dim": self._whole("attention.key_length", hidden // heads),
+            "head_dim": head_of(self.family, metadata, head, where),
             "intermediate_size": self._whole("feed_forward_length"),
             "vocab_size": names[EMBEDDING].shape[0] if EMBEDDING in names else 0,
             "max_position_embeddings": self._whole("context_length"),
             "rms_norm_eps": round(self._positive("attention.layer_norm_rms_epsilon"), 12),
             "rope_theta": self._positive("rope.freq_base", 10000.0),
+            **({"rope_scaling": scaling} if scaling else {}),
             "hidden_act": "silu",
             "tie_word_embeddings": LM_HEAD not in names,
             "torch_dtype": "float16",
@@ -189,12 +192,24 @@ class GgufFile:
         return [
             SourceTensor(name, Header(DTYPES["float16"], tensor.shape))
             for name, tensor in self._tensors_by_name.items()
+            if name not in self.unread
         ]
 
-    @property
+    @cached_property
     def unread(self) -> Mapping[str, str]:
-        """None: every type is dequantised, or refused when it is read."""
-        return {}
+        """Tensors of types that the package gguf cannot dequantise."""
+        named = self._tensors_by_name
+        unknown = {t.kind for t in named.values() if not self._is_known(t)}
+        return {name: t.kind.name for name, t in named.items() if t.kind in unknown}
+
+    def _is_known(self, tensor: GgufTensor) -> bool:
+        block = self._layout.rows(tensor)[:1]
+        try:
+            with np.errstate(all="ignore"):
+                self._dequantize(block, tensor.kind)
+        except NotImplementedError:
+            return False
+        return True
 
     @property
     def beside(self) -> object:

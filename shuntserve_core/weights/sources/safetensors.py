@@ -7,6 +7,7 @@ bfloat16 nor fp8: cutting needs bytes, not numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +48,7 @@ COPIED = (
 """Files that travel with the weights, where there are any."""
 
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 _MAX_HEADER_BYTES = MOST_JSON_BYTES  # the format's own limit is 100 MB
 _BAD = (ValueError, KeyError, TypeError, AttributeError)
 _DTYPES = {
@@ -163,17 +165,38 @@ class SafetensorsDirectory:
                     remedy="keep the files of one checkpoint only",
                 )
             places.update(found)
+        self._refuse_other_index(places)
         return places
+
+    def _refuse_other_index(self, places: Mapping[str, _Place | _Strange]) -> None:
+        """Raise `UserError` where the index says otherwise than the files that it names."""
+        for name, file in self._index.items():
+            place = places.get(name)
+            if place is None or place.path.name != file:
+                there = f"in {place.path.name}" if place else "not there"
+                raise UserError(
+                    f"the index names {file} for tensor {name}, which is {there}",
+                    where=str(self._directory / INDEX),
+                    remedy="download all files of the checkpoint again, of one revision",
+                )
+
+    @cached_property
+    def _index(self) -> dict[str, str]:
+        """The file of each tensor, as the index has it; empty without one."""
+        there = (self._directory / INDEX).is_file()
+        return _index_in(file_inside(self._directory, INDEX)) if there else {}
 
     @cached_property
     def _paths(self) -> list[Path]:
         refuse_odd_folder(self._directory, weights=True)
-        index = self._directory / INDEX
-        names = (
-            _names_in(file_inside(self._directory, INDEX))
-            if index.is_file()
-            else sorted(path.name for path in self._directory.glob("*.safetensors"))
-        )
+        there = sorted(path.name for path in self._directory.glob("*.safetensors"))
+        names = sorted(set(self._index.values())) or there
+        if SINGLE in there and SINGLE not in names:
+            raise UserError(
+                f"it holds {SINGLE}, and an index that names other files",
+                where=str(self._directory),
+                remedy=f"keep one: move {SINGLE} away, or {INDEX} and its files",
+            )
         paths = [file_inside(self._directory, name) for name in names]
         missing = [path.name for path in paths if not path.is_file()]
         if missing or not paths:
@@ -193,10 +216,11 @@ class SafetensorsDirectory:
         return checksum([self.files["config.json"], *described])
 
 
-def _names_in(index: Path) -> list[str]:
-    """The files that an index names.  Raises `UserError` for anything but plain names."""
+def _index_in(index: Path) -> dict[str, str]:
+    """The file of each tensor.  Raises `UserError` for anything but plain names."""
     try:
-        names = set(parse_json(read_bytes(index))["weight_map"].values())
+        named = dict(parse_json(read_bytes(index))["weight_map"])
+        names = set(named.values())
     except _BAD as error:
         raise UserError(
             "not an index of safetensors files", where=str(index), remedy="download it again"
@@ -208,7 +232,13 @@ def _names_in(index: Path) -> list[str]:
                 where=str(index),
                 remedy="download the index again",
             )
-    return sorted(names)
+    if not named:
+        raise UserError(
+            "not an index of safetensors files: it names none",
+            where=str(index),
+            remedy="download it again",
+        )
+    return named
 
 
 def _read_header(path: Path) -> dict[str, _Place | _Strange]:

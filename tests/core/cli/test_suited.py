@@ -18,7 +18,7 @@ from tests.core.weights.models import write_llama
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
     "num_hidden_layers": 4,
-    "hidden_size": 64,
+    "hidden_size": 128,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 96,
@@ -94,7 +94,7 @@ def test_what_an_engine_does_not_know(
 
 
 def test_serve_refuses_another_config_than_the_stores(tmp_path: Path) -> None:
-    checkpoint = write_llama(tmp_path / "weights")
+    checkpoint = write_llama(tmp_path / "weights", hidden=64, heads=2, head_dim=32)
     name = push(checkpoint, tmp_path / "store", [1])
     (checkpoint / "tokenizer.json").write_text("{}")
     config = (checkpoint / "config.json").read_bytes()
