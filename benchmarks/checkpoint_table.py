@@ -130,6 +130,8 @@ Each line is a small random model that transformers saved, or a GGUF file of one
 greedy tokens, {tokens} for each of {prompts} prompts, were compared with those of transformers, in
 float32. Of {lines} checkpoints the embedded engine served {embedded} and vLLM {served}, each
 **exactly**; the others were refused, by `plan`, by `push` or by both. {third}
+Plans of a GGUF file read the `config.json` that a push makes of it: where that is refused, there is
+none.
 
 """
 
