@@ -13,6 +13,7 @@ import click
 
 from shuntserve_core import __version__
 from shuntserve_core.errors import UserError, UserErrorGroup
+from shuntserve_core.files import users_own  # now: later there may be no file descriptor left
 
 
 class _Command(NamedTuple):
@@ -107,8 +108,6 @@ def main() -> None:
     except BrokenPipeError:
         _leave_pipe()
     except OSError as error:
-        from shuntserve_core.files import users_own
-
         told = users_own(error)
         if told is None:
             raise

@@ -15,6 +15,7 @@ from shuntserve_core.cli import cli
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.launcher import NodeSpec
 from shuntserve_core.runtime.cluster import RunningCluster
+from shuntserve_core.runtime.serve import only_one
 from shuntserve_plugins.launchers.local import LocalLauncher
 from tests.core.weights.models import write_llama
 
@@ -109,13 +110,40 @@ def test_a_push_to_a_full_disk_goes_on_when_there_is_room(disk: Path, tmp_path: 
     assert CliRunner().invoke(cli, ["weights", "verify", "local/tiny", str(store)]).exit_code == 0
 
 
-def test_results_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
-    fill(disk)
-    config = tmp_path / "sound.toml"
+def test_a_disk_that_is_mounted_read_only(disk: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    (disk / "store").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    remedy = "it is mounted read-only: choose another place"
+    with pytest.raises(UserError, match=rf"read-only file system; {remedy}"), only_one(disk / "s"):
+        pass
+    source = write_llama(tmp_path / "tiny")
+    for command, said in (
+        (["plan", str(config), "--out", str(disk / "out")], f"--out: cannot write {disk}/out: "),
+        (
+            ["weights", "push", str(source), str(disk / "store")],
+            "Read-only file system; it is moun",
+        ),
+        (["weights", "quickstart", str(disk / "q"), str(disk / "s")], "STORE: cannot write"),
+    ):
+        done = CliRunner().invoke(cli, command)
+        assert isinstance(done.exception, UserError), done
+        assert said in str(done.exception)
+        assert done.exception.remedy
+
+
+def write_config(folder: Path) -> Path:
+    config = folder / "sound.toml"
     config.write_text(
         '[model]\nname = "Qwen/Qwen3-32B"\n[workload]\ninput_tokens = 763\noutput_tokens = 232\n'
         '[[cluster]]\ninstance = "g6e.xlarge"\ncount = 4\n[optimizer]\nname = "beam-search"\n'
     )
+    return config
+
+
+def test_results_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
+    fill(disk)
+    config = write_config(tmp_path)
     for command in (["plan", str(config)], ["simulate", str(config), "--rate", "1"]):
         done = CliRunner().invoke(cli, [*command, "--out", str(disk / "out")])
         assert isinstance(done.exception, UserError), done
