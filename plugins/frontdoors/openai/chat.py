@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from aiohttp import web
@@ -18,7 +18,8 @@ from shuntserve_plugins.frontdoors.openai.chunks import Chunks
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.generation import Work, respond
-from shuntserve_plugins.frontdoors.openai.logprobs import chat_logprobs, prompt_logprobs
+from shuntserve_plugins.frontdoors.openai.logprobs import chat_lists, chat_logprobs, prompt_pieces
+from shuntserve_plugins.frontdoors.openai.pieces import around, array
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
 from shuntserve_plugins.frontdoors.openai.tools import answer_shape
 from shuntserve_plugins.frontdoors.openai.wire import ChatRequest, FunctionCall, ToolCall
@@ -95,30 +96,38 @@ class ChatRenderer:
         """The token counts, where asked for, and the end mark."""
         return self._chunks.last(usage)
 
-    def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> bytes:
-        """The response in one piece."""
-        choices = [self._choice(choice, collected) for choice, collected in answers]
+    def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> Iterator[bytes]:
+        """The response, in pieces."""
         about = self._chunks
-        answer = ChatResponse(
-            about.id, "chat.completion", about.created, about.model, choices, usage
-        )
-        if self._scores is not None:
-            journal = answers[0][0].journal
-            answer.prompt_logprobs = prompt_logprobs(self._tokenizer, journal, self._scores)
-        return _json(answer)
+        shell = ChatResponse(about.id, "chat.completion", about.created, about.model, [], usage)
+        before, after = around(_json(shell), b'"choices":[]')
+        yield before + b'"choices":['
+        for number, (choice, collected) in enumerate(answers):
+            yield from self._choice(choice, collected, b"," if number else b"")
+        if self._scores is None:
+            yield b"]" + after
+            return
+        yield b"]" + after[:-1] + b',"prompt_logprobs":'
+        yield from prompt_pieces(self._tokenizer, answers[0][0].journal, self._scores)
+        yield b"}"
 
-    def _choice(self, choice: Choice, collected: Collected) -> ChatChoice:
+    def _choice(self, choice: Choice, collected: Collected, between: bytes) -> Iterator[bytes]:
         text = collected.text
         if self._function is None:
             message = ResponseMessage(text, None)
         else:
             called = ToolCall(FunctionCall(self._function, text), _call_id(choice))
             message = ResponseMessage(None, None, tool_calls=[called])
-        wanted = choice.journal.sampling.logprobs is not None
-        logprobs = (
-            chat_logprobs(self._tokenizer, collected.tokens, collected.logprobs) if wanted else None
-        )
-        return ChatChoice(choice.index, message, logprobs, self._reason(choice.finish or ""))
+        reason = self._reason(choice.finish or "")
+        shell = between + _json(ChatChoice(choice.index, message, None, reason))
+        most = choice.journal.sampling.logprobs
+        if most is None:
+            yield shell
+            return
+        before, after = around(shell, b'"logprobs":null')
+        yield before + b'"logprobs":{"content":'
+        yield from array(chat_lists(self._tokenizer, collected.tokens, collected.logprobs, most))
+        yield b',"refusal":null}' + after
 
 
 def _call_id(choice: Choice) -> str:

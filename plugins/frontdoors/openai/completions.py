@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import cast
 
 import msgspec
@@ -25,10 +26,12 @@ from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.generation import Work, respond
 from shuntserve_plugins.frontdoors.openai.logprobs import (
     completion_logprobs,
+    completion_pieces,
     echoed,
-    prompt_logprobs,
+    prompt_pieces,
 )
 from shuntserve_plugins.frontdoors.openai.parameters import refused
+from shuntserve_plugins.frontdoors.openai.pieces import around
 from shuntserve_plugins.frontdoors.openai.sampling import sampling_params
 from shuntserve_plugins.frontdoors.openai.turns import Turns
 from shuntserve_plugins.frontdoors.openai.wire import CompletionRequest
@@ -102,7 +105,8 @@ class CompletionRenderer:
         echo = choice.prompt.echo
         logprobs = b"null"
         if choice.prompt.scored:
-            logprobs = _json(self._columns(choice, *echoed(choice.journal, self._most)))
+            scores = echoed(choice.journal, self._most)
+            logprobs = _json(self._columns(choice, choice.journal.prompt, scores))
         elif not echo:
             return b""
         return self._chunks.event(choice, echo or b'""', None, logprobs, counted=0)
@@ -120,46 +124,53 @@ class CompletionRenderer:
         return _json(self._columns(choice, delta.tokens, delta.logprobs))
 
     def _columns(
-        self, choice: Choice, tokens: Sequence[int], logprobs: Sequence[TokenLogprob | None]
+        self, choice: Choice, tokens: Sequence[int], logprobs: Iterable[TokenLogprob | None]
     ) -> CompletionLogprobs:
         offset = self._offsets.get(choice.index, 0)
         columns = completion_logprobs(self._tokenizer, tokens, logprobs, offset)
         self._offsets[choice.index] = columns.text_offset[-1] + len(columns.tokens[-1])
         return columns
 
-    def _echo(self, choice: Choice) -> tuple[Sequence[int], Sequence[TokenLogprob | None]]:
-        return echoed(choice.journal, self._most) if choice.prompt.scored else ((), ())
-
     def last(self, usage: Usage) -> bytes:
         """The token counts, where asked for, and the end mark."""
         return self._chunks.last(usage)
 
-    def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> bytes:
-        """The response in one piece."""
-        choices = [self._choice(choice, collected) for choice, collected in answers]
+    def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> Iterator[bytes]:
+        """The response, in pieces."""
         about = self._chunks
-        return _json(
-            CompletionResponse(
-                about.id, "text_completion", about.created, about.model, choices, usage
-            )
+        shell = CompletionResponse(
+            about.id, "text_completion", about.created, about.model, [], usage
         )
+        before, after = around(_json(shell), b'"choices":[]')
+        yield before + b'"choices":['
+        for number, (choice, collected) in enumerate(answers):
+            yield from self._choice(choice, collected, b"," if number else b"")
+        yield b"]" + after
 
-    def _choice(self, choice: Choice, collected: Collected) -> CompletionChoice:
-        columns = None
-        if self._body.logprobs is not None:
-            tokens, logprobs = self._echo(choice)
-            columns = completion_logprobs(
-                self._tokenizer,
-                [*tokens, *collected.tokens],
-                [*logprobs, *collected.logprobs],
-            )
+    def _choice(self, choice: Choice, collected: Collected, between: bytes) -> Iterator[bytes]:
         text: str = collected.text
         if choice.prompt.echo:  # as JSON it is ready, and may be long
             joined = choice.prompt.echo[:-1] + _json(text)[1:]
             text = cast(str, msgspec.Raw(joined))
-        answer = CompletionChoice(choice.index, text, columns, choice.finish or "")
-        if self._body.prompt_logprobs is not None:
-            answer.prompt_logprobs = prompt_logprobs(
-                self._tokenizer, choice.journal, self._body.prompt_logprobs
-            )
-        return answer
+        shell = _json(CompletionChoice(choice.index, text, None, choice.finish or ""))
+        before, after = around(between + shell, b'"logprobs":null')
+        if self._body.logprobs is None:
+            yield before + b'"logprobs":null'
+        else:
+            yield before + b'"logprobs":'
+            yield from self._logprob_pieces(choice, collected)
+        scores = self._body.prompt_logprobs
+        if scores is None:
+            yield after
+            return
+        yield after[:-1] + b',"prompt_logprobs":'
+        yield from prompt_pieces(self._tokenizer, choice.journal, scores)
+        yield b"}"
+
+    def _logprob_pieces(self, choice: Choice, collected: Collected) -> Iterator[bytes]:
+        tokens: Iterable[int] = collected.tokens
+        logprobs: Iterable[TokenLogprob | None] = collected.logprobs
+        if choice.prompt.scored:
+            tokens = chain(choice.journal.prompt, tokens)
+            logprobs = chain(echoed(choice.journal, self._most), logprobs)
+        return completion_pieces(self._tokenizer, tokens, logprobs, self._most)

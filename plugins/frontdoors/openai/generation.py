@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from aiohttp import web
@@ -20,6 +20,7 @@ from shuntserve_plugins.frontdoors.openai.chunks import usage_of
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.pace import Pace, Wanted
+from shuntserve_plugins.frontdoors.openai.pieces import in_turns, json_of
 from shuntserve_plugins.frontdoors.openai.sampling import choice_seed
 from shuntserve_plugins.frontdoors.openai.stream import EventStream
 from shuntserve_plugins.frontdoors.openai.turns import Turns
@@ -46,8 +47,8 @@ class Renderer(Protocol):
         """Events that end a complete stream."""
         ...
 
-    def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> bytes:
-        """The body of a response in one piece."""
+    def whole(self, answers: Sequence[tuple[Choice, Collected]], usage: Usage) -> Iterator[bytes]:
+        """The body of a response, in pieces none of which takes long."""
         ...
 
 
@@ -273,8 +274,8 @@ async def _whole(call: Call, work: Work, renderer: Renderer) -> web.StreamRespon
     await _run(call, work, generation, _nothing)
     if generation.error is not None:
         raise generation.error
-    body = renderer.whole(list(answers.items()), work.usage(generation.choices))
-    return web.Response(body=body, content_type="application/json")
+    pieces = renderer.whole(list(answers.items()), work.usage(generation.choices))
+    return json_of(await in_turns(pieces))
 
 
 async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamResponse:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
 from attrs import evolve
 
 from shuntserve_core.journal import Journal
@@ -13,11 +14,12 @@ from shuntserve_plugins.frontdoors.openai.answers import (
     ChatLogprobs,
     CompletionLogprobs,
     PromptLogprob,
-    PromptLogprobs,
     TokenLogprobs,
     TopLogprob,
 )
+from shuntserve_plugins.frontdoors.openai.pieces import array, slices
 
+_json = msgspec.json.encode
 LEAST = -9999.0
 """Written for minus infinity, which JSON cannot hold (as OpenAI does)."""
 
@@ -70,28 +72,68 @@ def completion_logprobs(
     return columns
 
 
-def echoed(journal: Journal, most: int) -> tuple[Sequence[int], Sequence[TokenLogprob | None]]:
-    """The tokens of a prompt with their logprobs and `most` alternatives; the first has none."""
-    logprobs = (evolve(entry, top=entry.top[:most]) for entry in journal.prompt_logprobs)
-    return journal.prompt, [None, *logprobs]
+def chat_lists(
+    tokenizer: TextTokenizer, tokens: Sequence[int], logprobs: Sequence[TokenLogprob], most: int
+) -> Iterator[bytes]:
+    """The content of `chat_logprobs` as JSON, in several lists."""
+    for some in slices(zip(tokens, logprobs, strict=False), most):
+        scored = [token for token, _ in some], [entry for _, entry in some]
+        yield _json(chat_logprobs(tokenizer, *scored).content)
 
 
-def prompt_logprobs(tokenizer: TextTokenizer, journal: Journal, most: int) -> PromptLogprobs:
-    """By token id, as vLLM has them: the prompt's own token, and the most probable ones."""
+def completion_pieces(
+    tokenizer: TextTokenizer,
+    tokens: Iterable[int],
+    logprobs: Iterable[TokenLogprob | None],
+    most: int,
+) -> Iterator[bytes]:
+    """What `completion_logprobs` gives as JSON, in pieces."""
+    columns: dict[str, list[bytes]] = {name: [] for name in CompletionLogprobs.__struct_fields__}
+    offset = 0
+    for some in slices(zip(tokens, logprobs, strict=False), most):
+        scored = [token for token, _ in some], [entry for _, entry in some]
+        part = completion_logprobs(tokenizer, *scored, offset)
+        offset = part.text_offset[-1] + len(part.tokens[-1])
+        for name, lists in columns.items():
+            lists.append(_json(getattr(part, name)))
+        yield b""
+    before = "{"
+    for name, lists in columns.items():
+        yield f'{before}"{name}":'.encode()
+        yield from array(lists)
+        before = ","
+    yield b"}"
+
+
+def echoed(journal: Journal, most: int) -> Iterator[TokenLogprob | None]:
+    """The logprobs of a prompt's tokens with `most` alternatives; the first has none."""
+    yield None
+    for entry in journal.prompt_logprobs:
+        yield evolve(entry, top=entry.top[:most])
+
+
+def prompt_pieces(tokenizer: TextTokenizer, journal: Journal, most: int) -> Iterator[bytes]:
+    """`PromptLogprobs` as JSON, in pieces: by token id, as vLLM has them, the prompt's own token,
+    and the most probable ones."""
 
     def entry(token: int, logprob: float, rank: int) -> tuple[str, PromptLogprob]:
         text = tokenizer.token_text(token)
         return str(token), PromptLogprob(max(logprob, LEAST), rank, text)
 
-    return [
-        None,
-        *(
-            dict(
+    def lists() -> Iterator[bytes]:
+        yield b"[null]"
+        scored = zip(journal.prompt[1:], journal.prompt_logprobs, strict=True)
+        for some in slices(scored, most):
+            yield _json(
                 [
-                    entry(token, own.logprob, own.rank),
-                    *(entry(*pair, rank) for rank, pair in enumerate(own.top[:most], start=1)),
+                    dict(
+                        [
+                            entry(token, own.logprob, own.rank),
+                            *(entry(*pair, rank) for rank, pair in enumerate(own.top[:most], 1)),
+                        ]
+                    )
+                    for token, own in some
                 ]
             )
-            for token, own in zip(journal.prompt[1:], journal.prompt_logprobs, strict=True)
-        ),
-    ]
+
+    return array(lists())
