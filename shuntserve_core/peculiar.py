@@ -93,10 +93,18 @@ def unknown_to_all(config: Mapping[str, Any]) -> str | None:
         return reason
     if config.get("is_causal") is False:
         return "is_causal is false"
-    for key, value in config.items():
-        if _says_arithmetic(key) and not _neutral(key, value):
-            return f"{key[:60]} is {str(value)[:40]}"
+    for key, value in arithmetic_by_name(config).items():
+        return f"{key[:60]} is {str(value)[:40]}"
     return odd_rotary(config, KINDS)
+
+
+def arithmetic_by_name(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that nothing here has heard of and that say by their names that they change results."""
+    return {
+        key: value
+        for key, value in config.items()
+        if _says_arithmetic(key) and not _neutral(key, value)
+    }
 
 
 def _other_head(config: Mapping[str, Any]) -> str | None:

@@ -134,6 +134,14 @@ def config_of(ctx: click.Context, file: str) -> Config:
     return load_config(file, registry_of(ctx))
 
 
+def suited(config: Config) -> None:
+    """Refuse a model that the engine does not run; of a study of one, say so beside its figures."""
+    from shuntserve_core.config.suited import refuse_or_note
+
+    if unsuited := refuse_or_note(config):
+        click.echo(f"note: for planning only, it cannot be served: {unsuited}", err=True)
+
+
 @contextmanager
 def naming(file: object) -> Iterator[None]:
     """Name the configuration file in errors that do not say where they are from.

@@ -18,6 +18,7 @@ from shuntserve_core.cli.common import (
     output_folder,
     print_json,
     search_options,
+    suited,
 )
 from shuntserve_core.errors import UserError
 
@@ -76,6 +77,7 @@ def compare(
     predictors = _names(config, "estimator", estimators or config.document.estimator.name)
     output_folder(out)
     with naming(config.file):
+        suited(config)
         changes = asked.changes(config)
         results = []
         for estimator in predictors:

@@ -11,6 +11,7 @@ from shuntserve_core.cli.common import (
     json_option,
     naming,
     print_json,
+    suited,
 )
 
 
@@ -44,6 +45,7 @@ def estimate(
     config = config_of(ctx, config_file)
     chosen = [parse_pipeline(text, config, where="--pipeline") for text in pipelines]
     with naming(config.file):
+        suited(config)
         placement = estimate_pipelines(config, chosen, estimator)
     if as_json:
         print_json(placement_to_json(placement, config.workload))

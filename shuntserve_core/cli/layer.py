@@ -13,6 +13,7 @@ from shuntserve_core.cli.common import (
     json_option,
     naming,
     print_json,
+    suited,
 )
 from shuntserve_core.errors import UserError, did_you_mean
 
@@ -94,6 +95,8 @@ def layer(
     The GPU need not be in the file's cluster.
     """
     config = config_of(ctx, config_file)
+    with naming(config.file):
+        suited(config)
     rows = _predictions(config, estimator, _instance(config, gpu, tp), tp, prefill, decode, context)
     device = _measure(config, rows, tp) if measure else ""
     if as_json:

@@ -16,6 +16,7 @@ from shuntserve_core.cli.common import (
     output_file,
     print_json,
     search_options,
+    suited,
     write_text,
 )
 
@@ -39,17 +40,14 @@ def plan(
 ) -> None:
     """Choose pipelines for the model and the cluster in CONFIG, a TOML file."""
     from shuntserve_core.config import optimizer_from, problem_from
-    from shuntserve_core.config.suited import refuse_or_note
     from shuntserve_core.placement_json import placement_to_json
 
     config = config_of(ctx, config_file)
     output_file(out)
     with naming(config.file):
         problem = problem_from(config, estimator, **asked.changes(config))
-        unsuited = refuse_or_note(config)
+        suited(config)
         placement = optimizer_from(config, optimizer).place(problem)
-    if unsuited:
-        click.echo(f"note: for planning only, it cannot be served: {unsuited}", err=True)
     result = placement_to_json(placement, config.workload)
     if out:
         write_text(out, json.dumps(result, indent=2, allow_nan=False) + "\n")

@@ -15,6 +15,7 @@ from shuntserve_core.cli.common import (
     naming,
     output_folder,
     print_json,
+    suited,
 )
 from shuntserve_core.errors import UserError, did_you_mean
 
@@ -89,6 +90,7 @@ def simulate(ctx: click.Context, /, config_file: str, as_json: bool, **options: 
     config = config_of(ctx, config_file)
     output_folder(options["out"])
     with naming(config.file):
+        suited(config)
         placement = _placement(config, options["placement"])
         setting = _setting(config, options, placement)
         requests = _requests(config, options)

@@ -15,9 +15,12 @@ from shuntserve_core.quantization import read_config
 
 def model_directory(config: Config) -> Path | None:
     """Where the model's `config.json` and tokenizer are, as far as the file says."""
-    document = config.document
+    document, base = config.document, config.file.parent
     folder = document.serve.model_dir or document.model.path
-    return resolved(config.file.parent, folder) if folder else None
+    name = document.model.name
+    if not folder and name and (base / name / "config.json").is_file():
+        folder = name
+    return resolved(base, folder) if folder else None
 
 
 def refuse_unsuited(config: Config) -> None:

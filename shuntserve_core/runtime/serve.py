@@ -45,7 +45,7 @@ from shuntserve_core.runtime.run import PipelineRun
 from shuntserve_core.runtime.waiting import Announcer
 from shuntserve_core.surfaces import CONTROL
 from shuntserve_core.types import Placement
-from shuntserve_core.weights.agreement import refuse_other_model
+from shuntserve_core.weights.agreement import refuse_other_facts, refuse_other_model
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def settings_of(config: Config) -> EngineSettings:
     refuse_contradiction(config)
     if engine.needs_weights and weights:
         store_url = _store_url(config, weights.store)
+        refuse_other_facts(config.model, directory, f"{where}: serve.model_dir")
         refuse_other_model(store_url, weights.model, directory, config.registry)
     return EngineSettings(
         engine=engine,

@@ -15,6 +15,7 @@ from attrs import asdict, evolve, field, fields, frozen
 
 from shuntserve_core import __version__
 from shuntserve_core.config.loader import Config, load_config
+from shuntserve_core.config.suited import refuse_or_note
 from shuntserve_core.errors import UserError, did_you_mean
 from shuntserve_core.placement_json import placement_from_json, placement_to_json
 from shuntserve_core.simulator.files import read_profile
@@ -142,6 +143,7 @@ def make_placement(job: PlacementJob) -> dict[str, Any]:
     """A placement as JSON; or the reason why there is none, under `error`."""
     try:
         config = load_config(job.config)
+        refuse_or_note(config)
         if job.pipelines:
             from shuntserve_core.planning.written import estimate_pipelines, parse_pipeline
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shuntserve_core.config.model_facts import NEEDED, facts_from_directory
 from shuntserve_core.errors import UserError
 from shuntserve_core.foreign import parse_json
-from shuntserve_core.interfaces.store import ObjectMissing, StoreError
+from shuntserve_core.interfaces.store import StoreError
+from shuntserve_core.peculiar import arithmetic_by_name, head_size, other_layers
+from shuntserve_core.positions import rotary_kind, rotary_table, rotary_theta
 from shuntserve_core.quantization import method_of, read_config
 from shuntserve_core.registry import Registry
+from shuntserve_core.types import ModelSpec
 from shuntserve_core.weights.checksum import checksum
 from shuntserve_core.weights.layout import CONFIG, parse_model_name
 from shuntserve_core.weights.stores import load_manifest, open_store
 
-logger = logging.getLogger(__name__)
-
-_ROPE = ("rope_parameters", "rope_scaling")
 _KEYS = (
     "model_type",
     "num_hidden_layers",
@@ -33,61 +33,61 @@ _SWITCHES = ("attention_bias", "mlp_bias", "use_sliding_window")
 
 def arithmetic_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config says of the arithmetic, in one form whatever version wrote it."""
-    rope: Mapping[str, Any] = next(
-        (config[key] for key in _ROPE if isinstance(config.get(key), Mapping) and config[key]), {}
-    )
+    rope = rotary_table(config)
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     counts = isinstance(hidden, int) and isinstance(heads, int) and heads
-    derived = hidden // heads if counts else None  # type: ignore[operator]
     windows = config.get("use_sliding_window", True) and config.get("sliding_window")
     return {
         **{key: config.get(key) for key in _KEYS},
         **{key: bool(config.get(key)) for key in _SWITCHES},
         "num_key_value_heads": config.get("num_key_value_heads") or heads,
-        "head_dim": config.get("head_dim") or derived,
+        "head_dim": head_size(config, hidden, heads) if counts else config.get("head_dim"),  # type: ignore[arg-type]
         "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
         "hidden_act": config.get("hidden_act") or "silu",
         "sliding_window": windows or None,
-        "rope_theta": rope.get("rope_theta") or config.get("rope_theta") or 10000.0,
-        "rope type": rope.get("rope_type") or rope.get("type") or "default",
+        "rope_theta": rotary_theta(config),
+        "rope type": rotary_kind(config),
         "rope": {
             key: value
             for key, value in rope.items()
             if key not in ("rope_theta", "rope_type", "type") and value is not None
         },
         "quantization": method_of(config),
+        "dtype": config.get("torch_dtype") or config.get("dtype"),
+        "layer_types": other_layers(config),
+        **arithmetic_by_name(config),
     }
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What two configs say differently of the arithmetic, a few words each."""
     first, second = arithmetic_of(one), arithmetic_of(other)
+    unsaid = {"dtype"} if None in (first["dtype"], second["dtype"]) else set()
     return [
-        f"{key} {str(first[key])[:60]} instead of {str(second[key])[:60]}"
-        for key in first
-        if first[key] != second[key]
+        f"{key} {str(first.get(key))[:60]} instead of {str(second.get(key))[:60]}"
+        for key in {**first, **second}
+        if key not in unsaid and first.get(key) != second.get(key)
     ]
 
 
 def refuse_other_model(url: str, model: str, directory: Path, registry: Registry) -> None:
     """Raise `UserError` where `directory` describes another model than the store holds.
 
-    A store that cannot be read from here, or that has no such model, is left to the nodes that load
-    from it: their credentials may be others.
+    Nor can a store be served from that cannot be read from here, or that has no such model.
     """
     name = parse_model_name(model)
+    store = open_store(url, registry)
     try:
-        store = open_store(url, registry)
-        try:
-            manifest = load_manifest(store, name)
-            data, _ = store.get(name.prefix + CONFIG)
-        finally:
-            store.close()
-    except ObjectMissing:
-        return
+        manifest = load_manifest(store, name)
+        data, _ = store.get(name.prefix + CONFIG)
     except StoreError as error:
-        logger.warning("the model directory was not compared with the store's: %s", error)
-        return
+        raise UserError(
+            f"the model directory cannot be compared with the store's model: {error.message}",
+            where=error.where or f"{url}: {name}",
+            remedy=error.remedy or "make the store readable from here, and serve again",
+        ) from error
+    finally:
+        store.close()
     record = manifest.files.get(CONFIG)
     if record is None or checksum([data]) != record.checksum:
         raise UserError(
@@ -99,4 +99,22 @@ def refuse_other_model(url: str, model: str, directory: Path, registry: Registry
             f"{', '.join(differ[:4])}",
             where=f"{url}: {name}",
             remedy="pull the store's own (shuntserve weights pull), or push this model",
+        )
+
+
+def refuse_other_facts(model: ModelSpec, directory: Path, where: str) -> None:
+    """Raise `UserError` where `directory` describes another model than the one that was planned."""
+    facts = facts_from_directory(directory, {"weight_dtype": model.weight_dtype})
+    facts.setdefault("head_dim", facts["hidden"] // facts["heads"])
+    differ = [
+        f"{name} {facts[name]} instead of {getattr(model, name)}"
+        for name in (*NEEDED, "head_dim", "tied_embeddings")
+        if facts[name] != getattr(model, name)
+    ]
+    if differ:
+        raise UserError(
+            f"{directory / CONFIG} is of another model than {model.name} in [model]: "
+            f"{', '.join(differ[:4])}",
+            where=where,
+            remedy="name the same model in both: path in [model] is enough",
         )

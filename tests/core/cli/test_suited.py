@@ -42,31 +42,48 @@ def written(tmp_path: Path, engine: str = "", model: str = "", **changes: Any) -
 
 
 ENGINES = ["", '[engine]\nname = "embedded"\n', '[engine]\nname = "vllm"\n']
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "check": (),
+    "plan": (),
+    "estimate": ("--pipeline", "g6e.xlarge:4"),
+    "compare": ("--optimizers", "beam-search"),
+    "simulate": ("--rate", "1", "--requests", "3"),
+    "layer": ("--gpu", "L40S"),
+}
+"""Every command that says what a model would do, with the least that it wants."""
 
 
-@pytest.mark.parametrize("command", ["check", "plan"])
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_quantised_weights(
     shuntserve: Shuntserve, tmp_path: Path, command: str, engine: str
 ) -> None:
-    refused = shuntserve(command, written(tmp_path, engine, **FP8))
+    refused = shuntserve(command, written(tmp_path, engine, **FP8), *COMMANDS[command])
     assert refused.code == 2
     assert "quantised (fp8)" in refused.err
     assert "plain float16" in refused.err
     assert len(refused.err.splitlines()) == 1
-    assert shuntserve(command, written(tmp_path, engine)).code == 0
+    assert shuntserve(command, written(tmp_path, engine), *COMMANDS[command]).code == 0
 
 
-@pytest.mark.parametrize("command", ["check", "plan"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_study_of_quantised_weights(shuntserve: Shuntserve, tmp_path: Path, command: str) -> None:
     """Whoever says how weights are stored, and has none to serve, gets figures and a word."""
+    more = COMMANDS[command]
     file = written(tmp_path, "", 'weight_dtype = "fp8"', quantization_config={"quant_method": "x"})
-    taken = shuntserve(command, file)
+    taken = shuntserve(command, file, *more)
     assert taken.code == 0
     assert "for planning only" in taken.out + taken.err
     serving = '[weights]\nstore = "s"\nmodel = "local/m"\n'
     file = written(tmp_path, serving, 'weight_dtype = "fp8"', **FP8)
-    assert shuntserve(command, file).code == 2
+    assert shuntserve(command, file, *more).code == 2
+
+
+def test_a_folder_that_is_named_is_looked_into(shuntserve: Shuntserve, tmp_path: Path) -> None:
+    file = written(tmp_path, '[engine]\nname = "embedded"\n', sliding_window=64)
+    file.write_text(file.read_text().replace('path = "weights"', 'name = "weights"'))
+    refused = shuntserve("check", file)
+    assert (refused.code, "sliding_window is 64" in refused.err) == (2, True)
 
 
 def test_an_engine_without_weights_runs_everything(shuntserve: Shuntserve, tmp_path: Path) -> None:

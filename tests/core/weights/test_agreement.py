@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
+from shuntserve_core.config.model_facts import facts_from_directory
 from shuntserve_core.errors import UserError
 from shuntserve_core.registry import Registry
+from shuntserve_core.types import ModelSpec
 from shuntserve_core.weights import Manifest
-from shuntserve_core.weights.agreement import differences, refuse_other_model
+from shuntserve_core.weights.agreement import (
+    differences,
+    refuse_other_facts,
+    refuse_other_model,
+)
 from shuntserve_plugins.storage.directory import DirectoryStore
 from tests.core.weights.checkpoints import configure
 
@@ -32,7 +38,7 @@ def compare(store: DirectoryStore, manifest: Manifest, directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"torch_dtype": "bfloat16"}, {"_name_or_path": "x"}, {"use_cache": False}]
+    "changes", [{}, {"torch_dtype": "float16"}, {"_name_or_path": "x"}, {"use_cache": False}]
 )
 def test_the_same_model(
     changes: dict[str, Any], store: DirectoryStore, manifest: Manifest, directory: Path
@@ -50,6 +56,12 @@ def test_the_same_model(
         ({"rope_theta": 7.0}, "rope_theta 7.0 instead of 10000.0"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings True"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope type linear"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type yarn"),
+        ({"vocab_size": 1001}, "vocab_size 1001 instead of 1000"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers 2 instead of 3"),
+        ({"attention_multiplier": 0.5}, "attention_multiplier 0.5 instead of None"),
+        ({"sliding_window": 64}, "sliding_window 64 instead of None"),
+        ({"layer_types": ["sliding_attention"]}, "layer_types"),
         ({"model_type": "qwen2"}, "model_type qwen2"),
         ({"attention_bias": True}, "attention_bias True"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization fp8"),
@@ -77,11 +89,33 @@ def test_a_config_that_was_changed_in_the_store(
         compare(store, manifest, directory)
 
 
-def test_a_store_without_the_model_is_the_nodes_business(
-    store: DirectoryStore, directory: Path, caplog: pytest.LogCaptureFixture
+def test_a_store_that_cannot_be_served_from(
+    store: DirectoryStore, manifest: Manifest, directory: Path, tmp_path: Path
 ) -> None:
-    refuse_other_model(store.url, "local/other", directory, Registry())
-    assert not caplog.records
+    with pytest.raises(UserError, match="no complete model local/other") as caught:
+        refuse_other_model(store.url, "local/other", directory, Registry())
+    assert str(manifest.name) in caught.value.remedy
+    with pytest.raises(UserError, match="cannot be compared") as caught:
+        refuse_other_model(str(tmp_path / "nowhere"), "local/other", directory, Registry())
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+
+
+def test_another_dtype_is_refused_where_both_say_one() -> None:
+    assert differences({**OLD, "torch_dtype": "float16"}, {**OLD, "dtype": "bfloat16"}) == [
+        "dtype float16 instead of bfloat16"
+    ]
+    assert differences({**OLD, "torch_dtype": "float16"}, OLD) == []
+
+
+def test_facts_of_another_model_than_the_directorys(directory: Path) -> None:
+    facts = facts_from_directory(directory)
+    refuse_other_facts(ModelSpec(name="m", **facts), directory, "here")
+    other = ModelSpec(name="m", **{**facts, "layers": 4, "tied_embeddings": True})
+    with pytest.raises(UserError, match="another model than m") as caught:
+        refuse_other_facts(other, directory, "here")
+    assert "layers 3 instead of 4, tied_embeddings False instead of True" in caught.value.message
+    assert "path" in caught.value.remedy
 
 
 def test_old_and_new_forms_of_the_same_are_the_same() -> None:
