@@ -13,7 +13,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MethodType
 from typing import Any
 
@@ -83,7 +83,7 @@ class ChatTemplate:
         self._tokens = dict(tokens or {})
         try:
             self._template, self._read = _compile(source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, SyntaxError, RecursionError) as error:
             raise TemplateError(f"the chat template is not valid: {error}") from error
 
     @property
@@ -92,11 +92,20 @@ class ChatTemplate:
         anything in a prompt."""
         return self._read - self._tokens.keys()
 
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Names of attributes, and texts within expressions: what it may look for in messages."""
+        tree = self._template.environment.parse(self.source)
+        names = {node.attr for node in tree.find_all(nodes.Getattr)}
+        texts = {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+        return frozenset(names | texts)
+
     def render(
         self,
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         extra: Mapping[str, Any] | None = None,
@@ -104,18 +113,19 @@ class ChatTemplate:
     ) -> str:
         """The prompt.  `extra` are further variables of the template (`enable_thinking`...).
 
+        Messages are shown to the template as they are; see `conversation` for what clients send.
         Raises `TemplateError`, and of that `OutOfBudget` where it takes too much.
         """
         budget = Budget(budget.steps, budget.characters)
-        mark = ""
+        text = ""
         if continue_final_message:
-            messages, mark = _marked(messages)
+            messages, text = _marked(messages)
         variables = {
             **self._tokens,
             **(extra or {}),
             "messages": messages,
             "tools": tools,
-            "documents": None,
+            "documents": documents,
             "add_generation_prompt": add_generation_prompt,
             _STEP: budget.step,
             _JOIN: budget.join,
@@ -127,7 +137,7 @@ class ChatTemplate:
             raise
         except Exception as error:  # a template can fail in any way at all
             raise TemplateError(f"the chat template refused the messages: {error}") from error
-        return _cut_at(prompt, mark) if mark else prompt
+        return _cut_at_mark(prompt, text) if continue_final_message else prompt
 
     def _render(self, variables: dict[str, Any], budget: Budget) -> str:
         pieces, left = [], budget.characters
@@ -144,24 +154,32 @@ _STEP, _JOIN, _CHECK = "shuntserve_step", "shuntserve_join", "shuntserve_check"
 _SHORT = 1024
 """Characters of a text that is within any budget."""
 
-_MARK = "\N{WORD JOINER}shuntserve-continues-here\N{WORD JOINER}"
+_MARK = "SHUNTSERVE_CONTINUES_HERE"
 
 
 def _marked(messages: Sequence[Message]) -> tuple[list[Message], str]:
-    """Mark the end of the last message, to find it in the prompt again."""
+    """Mark the end of the last message, to find it in the prompt again; and the text before it."""
     copied: list[Any] = copy.deepcopy(list(messages))
-    content = copied[-1].get("content") if copied else None
-    if not isinstance(content, str):
-        raise TemplateError("there is no text in the last message to continue")
-    copied[-1] = {**copied[-1], "content": content + _MARK}
-    return copied, _MARK
+    last = copied[-1] if copied else {}
+    content = last.get("content")
+    if isinstance(content, str):
+        last["content"] = content + _MARK + " "
+        return copied, content
+    for part in reversed(content if isinstance(content, list) else []):
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            text: str = part["text"]
+            part["text"] = text + _MARK + " "
+            return copied, text
+    raise TemplateError("there is no text in the last message to continue")
 
 
-def _cut_at(prompt: str, mark: str) -> str:
-    end = prompt.rfind(mark)
-    if end < 0:
+def _cut_at_mark(prompt: str, text: str) -> str:
+    """The prompt to the mark; where the space behind it was trimmed, so is the text before it."""
+    end = prompt.rfind(_MARK)
+    if end < 0 or text.strip() not in prompt:
         raise TemplateError("the chat template does not show the end of the last message")
-    return prompt[:end]
+    whole = prompt[end + len(_MARK) :].startswith(" ")
+    return prompt[:end] if whole else prompt[:end].rstrip()
 
 
 class _Generation(Extension):

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.folders import refuse_tokenizer
-from shuntserve_core.foreign import parse_json, read_bytes
+from shuntserve_core.text.conversation import Conversations
 from shuntserve_core.text.detokenize import (
     ByteLevelDetokenizer,
     Detokenizer,
@@ -21,7 +21,14 @@ from shuntserve_core.text.detokenize import (
     WindowDetokenizer,
 )
 from shuntserve_core.text.extent import bytes_per_token
-from shuntserve_core.text.template import ChatTemplate, TemplateError
+from shuntserve_core.text.template import ChatTemplate
+from shuntserve_core.text.template_files import (
+    DEFAULT,
+    TOOLS,
+    chat_templates,
+    read_json,
+    special_tokens,
+)
 
 _RAW_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _CONTEXT = 6
@@ -46,6 +53,7 @@ class TextTokenizer:
         stop_ids: Iterable[int] = (),
         bos_id: int | None = None,
         template: ChatTemplate | None = None,
+        tool_template: ChatTemplate | None = None,
         defaults: Mapping[str, float] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
@@ -53,6 +61,9 @@ class TextTokenizer:
         """Tokens that end an answer, as the model's configs name them."""
         self.bos_id = bos_id
         self.template = template
+        """For chats; for those with tools only where there is no other for them."""
+        self._conversations = None if template is None else Conversations(template)
+        self._with_tools = Conversations(tool_template) if tool_template else self._conversations
         self.defaults = dict(defaults or {})
         """Sampling parameters that the model's authors suggest."""
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -60,6 +71,16 @@ class TextTokenizer:
         self.skipped = frozenset(i for i, token in self._added.items() if token.special)
         self._bytes: dict[int, bytes] = {}
         self._all, self._visible = TokenTexts(self.token_bytes), TokenTexts(self._output_bytes)
+
+    def conversations(self, *, with_tools: bool) -> Conversations | None:
+        """What writes the prompts of chats; None for models that have no template for them."""
+        return self._with_tools if with_tools else self._conversations
+
+    def learn_templates(self) -> None:
+        """Find out now what the templates show, rather than at the first request: some 100 ms."""
+        for known in {self._conversations, self._with_tools}:
+            if known is not None:
+                known.abilities.find_out()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the model's begin-of-text token unless told otherwise."""
@@ -182,9 +203,6 @@ def _byte_alphabet() -> dict[str, int]:
 
 _BYTE_OF = _byte_alphabet()
 
-MOST_TEMPLATE_BYTES = 1 << 20
-"""Of a chat template; the longest have 20 kB."""
-
 _DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -207,39 +225,21 @@ def load_tokenizer(model_dir: str | Path, *, template: str = "") -> TextTokenize
     # Files keep the settings of training; a server never truncates or pads.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    config = _json(folder / "tokenizer_config.json")
-    generation = _json(folder / "generation_config.json")
-    named = {
-        name: text
-        for name, value in config.items()
-        if name.endswith("_token") and (text := _token_text(value)) is not None
-    }
+    config = read_json(folder / "tokenizer_config.json")
+    generation = read_json(folder / "generation_config.json")
+    named = special_tokens(folder, config)
+    templates = chat_templates(folder, config, named, template)
     bos = named.get("bos_token")
     return TextTokenizer(
         tokenizer,
-        stop_ids=_stop_ids(tokenizer, named, generation, _json(folder / "config.json")),
+        stop_ids=_stop_ids(tokenizer, named, generation, read_json(folder / "config.json")),
         bos_id=None if bos is None else tokenizer.token_to_id(bos),
-        template=_template(folder, config, named, template),
+        template=templates.get(DEFAULT),
+        tool_template=templates.get(TOOLS),
         defaults={
             n: generation[n] for n in _DEFAULTS if isinstance(generation.get(n), int | float)
         },
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = parse_json(read_bytes(path)) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(
-            f"not JSON: {error}", where=str(path), remedy="download it again"
-        ) from error
-    return value if isinstance(value, dict) else {}
-
-
-def _token_text(value: Any) -> str | None:
-    """Configs write a token as its text or as a table about it."""
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else None
 
 
 def _stop_ids(
@@ -256,36 +256,3 @@ def _stop_ids(
     if "eos_token" in named:
         found.append(tokenizer.token_to_id(named["eos_token"]))
     return [token for token in found if isinstance(token, int)]
-
-
-def _template(
-    folder: Path, config: Mapping[str, Any], named: Mapping[str, str], chosen: str
-) -> ChatTemplate | None:
-    path = Path(chosen) if chosen else folder / "chat_template.jinja"
-    if chosen and not path.is_file():
-        raise UserError(
-            "there is no such chat template",
-            where=chosen,
-            remedy="name one that is there, or correct serve.chat_template",
-        )
-    try:
-        given = read_bytes(path, MOST_TEMPLATE_BYTES).decode() if path.is_file() else None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"not UTF-8 at byte {error.start}", where=str(path), remedy="save it as UTF-8"
-        ) from error
-    source = config.get("chat_template") if given is None else given
-    if isinstance(source, list):  # several named ones
-        entries = [entry for entry in source if isinstance(entry, dict)]
-        found = [entry.get("template") for entry in entries if entry.get("name") == "default"]
-        source = found[-1] if found else None
-    if not isinstance(source, str):
-        return None
-    try:
-        return ChatTemplate(source, named)
-    except TemplateError as error:
-        raise UserError(
-            str(error),
-            where=str(path if path.is_file() else folder),
-            remedy="correct the template, or give another",
-        ) from error

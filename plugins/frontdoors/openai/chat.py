@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -131,4 +132,5 @@ class ChatRenderer:
 
 
 def _call_id(choice: Choice) -> str:
-    return f"call_{choice.journal.id.replace('-', '_')}"
+    """Nine letters and digits, since Mistral's chat templates refuse others in a history."""
+    return hashlib.sha256(choice.journal.id.encode()).hexdigest()[:9]

@@ -130,7 +130,9 @@ class OpenAIFrontDoor:
 
     def _tokenizer(self, model_dir: str) -> TextTokenizer:
         tokenizer = load_tokenizer(model_dir, template=self.chat_template)
-        assert tokenizer.bytes_per_token != 0  # is worked out here, and not on the event loop
+        # These are worked out here, and not on the event loop.
+        assert tokenizer.bytes_per_token != 0
+        tokenizer.learn_templates()
         return tokenizer
 
     def _start_log(self) -> None:

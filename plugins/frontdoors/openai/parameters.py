@@ -103,6 +103,12 @@ _TEMPLATE = (
         "variables that the model's chat template does not read would change nothing",
         openai=False,
     ),
+    _part(
+        "documents",
+        "this model's chat template shows none",
+        "put them into a message",
+        openai=False,
+    ),
 )
 _FREE_CHOICE = (
     "where the model is free to call tools, its calls would have to be read out of its text, which "
@@ -203,7 +209,6 @@ ABSENT = frozenset(
         "cache_salt",
         "chat_template",
         "do_sample",
-        "documents",
         "early_stopping",
         "include_reasoning",
         "kv_transfer_params",

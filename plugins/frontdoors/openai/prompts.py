@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from attrs import frozen
 
-from shuntserve_core.text import Budget, TemplateError, TextTokenizer, TooLong
-from shuntserve_core.text.template import OutOfBudget
+from shuntserve_core.text import Budget, Lost, OutOfBudget, TemplateError, TextTokenizer, TooLong
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
-from shuntserve_plugins.frontdoors.openai.wire import Message, Tool
 
 
 @frozen
@@ -70,26 +66,30 @@ def encode(
 
 def chat_prompt(
     tokenizer: TextTokenizer,
-    messages: Sequence[Message],
+    messages: Sequence[Mapping[str, Any]],
     bounds: Bounds,
     *,
-    tools: Sequence[Tool] | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool | None = None,
     continue_final_message: bool | None = None,
-    extra: dict[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Render the chat template and encode what it gives.
+    """Render the chat template for messages as they were sent, and encode what it gives.
 
-    Raises `ApiError` 400 where the model has no template, or it refuses the messages.
+    Raises `ApiError` 400 where the model has no template, it refuses the messages, or it would
+    not show all of them.
     """
-    if tokenizer.template is None:
+    conversations = tokenizer.conversations(with_tools=bool(tools))
+    if conversations is None:
         raise ApiError(
             400,
             "This model has no chat template; use /v1/completions.",
             param="messages",
             code="no_chat_template",
         )
-    parts = sum(len(m.content) for m in messages if isinstance(m.content, list))
+    contents = (message.get("content") for message in messages)
+    parts = sum(len(content) for content in contents if isinstance(content, list))
     if len(messages) + parts > bounds.max_length:  # each makes a token at least
         raise bounds.too_long(f"there are {len(messages)} messages of {parts} parts", "messages")
     continues = bool(continue_final_message)
@@ -99,46 +99,42 @@ def chat_prompt(
             "add_generation_prompt and continue_final_message exclude each other",
             param="continue_final_message",
         )
+    variables, documents = _variables(extra, documents)
     try:
-        text = tokenizer.template.render(
-            [as_template_message(message) for message in messages],
-            tools=[msgspec.to_builtins(tool) for tool in tools] if tools else None,
+        text = conversations.prompt(
+            messages,
+            tools=tools or None,
+            documents=documents,
             add_generation_prompt=not continues and add_generation_prompt is not False,
             continue_final_message=continues,
-            extra=extra,
+            extra=variables,
             budget=bounds.budget,
         )
     except (TemplateError, RecursionError) as error:
         if isinstance(error, OutOfBudget) and not bounds.last:
             raise
-        raise ApiError(400, str(error), param="messages", code="template_error") from error
+        param = f"messages[{error.index}]" if isinstance(error, Lost) else "messages"
+        raise ApiError(400, str(error), param=param, code="template_error") from error
     # Templates write the begin-of-text token themselves.
     return encode(tokenizer, text, bounds, "messages", special=False)
 
 
-def as_template_message(message: Message) -> dict[str, Any]:
-    """The message as templates expect it: text parts joined, call arguments as objects."""
-    plain: dict[str, Any] = msgspec.to_builtins(message)
-    content = message.content
-    if isinstance(content, list):
-        plain["content"] = "\n".join(part.text for part in content)
-    elif content is None:
-        plain["content"] = ""
-    for name in ("annotations", "audio", "function_call"):
-        plain.pop(name, None)
-    for name, other in (("reasoning", "reasoning_content"), ("reasoning_content", "reasoning")):
-        if name in plain:
-            plain.setdefault(other, plain[name])
-    for call in plain.get("tool_calls", ()):
-        call["function"]["arguments"] = _object(call["function"]["arguments"])
-    return plain
-
-
-def _object(arguments: str) -> Any:
-    try:
-        return json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
+def _variables(
+    extra: Mapping[str, Any] | None, documents: Sequence[Mapping[str, Any]] | None
+) -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]] | None]:
+    """The template's further variables, and the documents, which may be among them."""
+    variables = dict(extra or {})
+    given = variables.pop("documents", None)
+    if given is None:
+        return variables, documents
+    listed = isinstance(given, list) and all(isinstance(item, dict) for item in given)
+    if documents is not None or not listed:
+        raise ApiError(
+            400,
+            "documents are a list of objects, and given once",
+            param="chat_template_kwargs.documents",
+        )
+    return variables, given
 
 
 def completion_prompts(

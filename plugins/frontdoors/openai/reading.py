@@ -46,6 +46,17 @@ BODIES: Mapping[str, type[Any]] = {
 _DECODERS = {kind: msgspec.json.Decoder(body) for kind, body in BODIES.items()}
 
 
+class Plain(msgspec.Struct):
+    """What chat templates are shown of a body, as it was sent: with its keys in their order."""
+
+    messages: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] | None = None
+    documents: list[dict[str, Any]] | None = None
+
+
+_plain = msgspec.json.Decoder(Plain)
+
+
 @frozen
 class Reading:
     """What was made of a body."""
@@ -67,25 +78,43 @@ def read(kind: str, tokenizer: TextTokenizer, bounds: Bounds, raw: bytes) -> Rea
     """
     body = decode(kind, _DECODERS[kind], raw)
     check_model(body.model, bounds.model)
-    return READERS[kind](tokenizer, bounds, body)
+    return READERS[kind](tokenizer, bounds, body, raw)
 
 
-def _chat(tokenizer: TextTokenizer, bounds: Bounds, body: ChatRequest) -> Reading:
+def _chat(tokenizer: TextTokenizer, bounds: Bounds, body: ChatRequest, raw: bytes) -> Reading:
     bounds.check_choices(1, body.choices)
     check_stream_options(body)
-    prompt = chat_prompt(
+    with_tools = bool(answer_shape(body).tools)
+    return Reading(body, [_prompt(tokenizer, bounds, body, raw, with_tools=with_tools)])
+
+
+def _prompt(
+    tokenizer: TextTokenizer,
+    bounds: Bounds,
+    body: ChatRequest | TokenizeRequest,
+    raw: bytes,
+    *,
+    with_tools: bool,
+) -> list[int]:
+    """Token ids of a chat."""
+    plain = _plain.decode(raw)
+    conversations = tokenizer.conversations(with_tools=with_tools)
+    template = conversations.template if conversations else None
+    return chat_prompt(
         tokenizer,
-        body.messages,
+        plain.messages,
         bounds,
-        tools=answer_shape(body).tools,
+        tools=plain.tools if with_tools else None,
+        documents=plain.documents,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
-        extra=template_variables(tokenizer, body),
+        extra=template_variables(template, body),
     )
-    return Reading(body, [prompt])
 
 
-def _completion(tokenizer: TextTokenizer, bounds: Bounds, body: CompletionRequest) -> Reading:
+def _completion(
+    tokenizer: TextTokenizer, bounds: Bounds, body: CompletionRequest, _raw: bytes
+) -> Reading:
     check_stream_options(body)
     prompts = completion_prompts(
         tokenizer,
@@ -105,19 +134,13 @@ def _completion(tokenizer: TextTokenizer, bounds: Bounds, body: CompletionReques
     return Reading(body, prompts, [_json(text) for text in texts])
 
 
-def _tokenize(tokenizer: TextTokenizer, bounds: Bounds, body: TokenizeRequest) -> Reading:
+def _tokenize(
+    tokenizer: TextTokenizer, bounds: Bounds, body: TokenizeRequest, raw: bytes
+) -> Reading:
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, "Give one of prompt and messages.", param="prompt")
     if body.messages is not None:
-        tokens = chat_prompt(
-            tokenizer,
-            body.messages,
-            bounds,
-            tools=body.tools,
-            add_generation_prompt=body.add_generation_prompt,
-            continue_final_message=body.continue_final_message,
-            extra=template_variables(tokenizer, body),
-        )
+        tokens = _prompt(tokenizer, bounds, body, raw, with_tools=bool(body.tools))
     else:
         special = body.add_special_tokens is not False
         tokens = encode(tokenizer, body.prompt or "", bounds, "prompt", special=special)
@@ -126,7 +149,9 @@ def _tokenize(tokenizer: TextTokenizer, bounds: Bounds, body: TokenizeRequest) -
     return Reading(body, answer=_json(answer))
 
 
-def _detokenize(tokenizer: TextTokenizer, bounds: Bounds, body: DetokenizeRequest) -> Reading:
+def _detokenize(
+    tokenizer: TextTokenizer, bounds: Bounds, body: DetokenizeRequest, _raw: bytes
+) -> Reading:
     if len(body.tokens) > bounds.max_length:
         raise bounds.too_long(f"these are {len(body.tokens)} tokens", "tokens")
     if body.tokens and max(body.tokens) >= tokenizer.vocab_size:
@@ -136,7 +161,7 @@ def _detokenize(tokenizer: TextTokenizer, bounds: Bounds, body: DetokenizeReques
     return Reading(body, answer=_json(DetokenizeResponse(text)))
 
 
-READERS: Mapping[str, Callable[[TextTokenizer, Bounds, Any], Reading]] = {
+READERS: Mapping[str, Callable[[TextTokenizer, Bounds, Any, bytes], Reading]] = {
     "chat": _chat,
     "completion": _completion,
     "tokenize": _tokenize,
@@ -162,7 +187,7 @@ def pack(kind: str, reading: Reading) -> bytes:
         body = reading.body
         if isinstance(body, ChatRequest):
             body.messages = _NO_MESSAGES
-            body.chat_template_kwargs = None
+            body.chat_template_kwargs = body.documents = None
         elif isinstance(body, CompletionRequest):
             body.prompt = ""
         rest = msgspec.msgpack.encode(body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shuntserve_core.text import TextTokenizer
+from shuntserve_core.text import ChatTemplate
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.parameters import refused
 from shuntserve_plugins.frontdoors.openai.wire import ChatRequest, Sampling, TokenizeRequest
@@ -27,19 +27,21 @@ def check_stream_options(body: Sampling) -> None:
 
 
 def template_variables(
-    tokenizer: TextTokenizer, body: ChatRequest | TokenizeRequest
+    template: ChatTemplate | None, body: ChatRequest | TokenizeRequest
 ) -> dict[str, Any] | None:
     """What the request sets of the template's variables, beside messages and tools.
 
     Raises `ApiError` 400 for what the template does not read: it would change nothing.
     """
     given = body.chat_template_kwargs or {}
-    known = tokenizer.template.variables if tokenizer.template else frozenset()
+    known = template.variables if template else frozenset()
     for name in given:
         if name in _OWN:
             raise _misplaced(name)
-        if tokenizer.template and name not in known:
+        if template and name not in known:
             raise _unread(name, sorted(known - _OWN.keys()))
+    if body.documents and template and "documents" not in known:
+        raise refused("chat", "documents")
     if not isinstance(body, ChatRequest):
         return given or None
     return {**_efforts(body, known), **given} or None

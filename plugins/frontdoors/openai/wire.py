@@ -129,6 +129,18 @@ class TextPart(
     """Taken and without effect, as all that is about caches."""
 
 
+class RefusalPart(Struct, tag_field="type", tag="refusal", forbid_unknown_fields=True):
+    """What a model said instead of an answer; shown as text."""
+
+    refusal: str
+
+
+class ThinkingPart(Struct, tag_field="type", tag="thinking", forbid_unknown_fields=True):
+    """What a model thought before it answered."""
+
+    thinking: str
+
+
 class FunctionCall(Struct, forbid_unknown_fields=True):
     """A function that the model called."""
 
@@ -137,30 +149,45 @@ class FunctionCall(Struct, forbid_unknown_fields=True):
 
 
 class ToolCall(Struct, forbid_unknown_fields=True):
-    """A call in the history of a chat."""
+    """A call in an answer."""
 
     function: FunctionCall
-    id: str | None = ""
-    type: Literal["function"] | None = "function"
+    id: str = ""
+    type: Literal["function"] = "function"
     index: int | UnsetType | None = UNSET
-    """Of calls that were put together from a stream."""
+    """Of calls that are put together from a stream."""
 
-    def __post_init__(self) -> None:
-        """Null is the same as leaving a field out."""
-        self.id, self.type = self.id or "", self.type or "function"
+
+class PastFunction(Struct, forbid_unknown_fields=True):
+    """A function that the model called, as clients send it back."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+    """Text as OpenAI has it, or the object that it stands for."""
+
+
+class PastCall(Struct, forbid_unknown_fields=True):
+    """A call in the history of a chat."""
+
+    function: PastFunction
+    id: str | None = None
+    type: Literal["function"] | None = None
+    index: int | None = None
+    """Of calls that were put together from a stream."""
 
 
 class Message(Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """One message of a chat."""
+    """One message of a chat; its chat template is shown it as it was sent, see `reading.Plain`."""
 
     role: Annotated[str, Meta(min_length=1, max_length=64)]
-    content: str | list[TextPart] | None = None
+    content: str | list[TextPart | RefusalPart | ThinkingPart] | None = None
     name: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
-    """The same under an older name; templates know either."""
+    """The same under another name, as is `thinking`."""
+    thinking: str | None = None
     refusal: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[PastCall] | None = None
     tool_call_id: str | None = None
     annotations: list[Any] | None = None
     """Servers answer with it, so histories have it; templates are not shown it."""
@@ -215,6 +242,8 @@ class ChatRequest(Sampling, kw_only=True, forbid_unknown_fields=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    """For chat templates that show documents."""
     reasoning_effort: Effort | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
@@ -260,6 +289,7 @@ class TokenizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     continue_final_message: bool | None = None
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
     return_token_strs: bool | None = None
 
 

@@ -90,6 +90,7 @@ def main() -> None:
 
         setup = _setup.decode(frame())
         tokenizer = load_tokenizer(setup.model_dir, template=setup.template)
+        tokenizer.learn_templates()
         _bound_memory()
         # Of millions of small lists the collector would look through all, over and over.
         gc.disable()

@@ -60,6 +60,34 @@ def test_continues_the_last_message_as_transformers_does(hf: Any, folder: Path) 
     assert MESSAGES[-1]["content"] == "Yes. "
 
 
+@pytest.mark.parametrize("text", ["It is ", "  It is", "It", "</think>It is ", "<think>x</think>y"])
+@pytest.mark.parametrize(
+    "shown",
+    ["m.content", "m.content | trim", "m.content | upper", "m.content.split('</think>')[-1]"],
+)
+def test_what_is_continued_is_cut_as_transformers_cuts_it(hf: Any, text: str, shown: str) -> None:
+    source = "{% for m in messages %}<{{ m.role }}>{{ " + shown + " }}</>\n{% endfor %}"
+    messages = [MESSAGES[1], {"role": "assistant", "content": text}]
+    options: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
+    try:
+        theirs = hf.apply_chat_template(messages, chat_template=source, tokenize=False, **options)
+    except ValueError:
+        with pytest.raises(TemplateError, match="the end of the last message"):
+            ChatTemplate(source).render(messages, **options)
+    else:
+        assert ChatTemplate(source).render(messages, **options) == theirs
+
+
+def test_the_last_text_of_parts_is_continued(hf: Any) -> None:
+    source = "{% for m in messages %}{% for p in m.content %}{{ p.text }}|{% endfor %}{% endfor %}"
+    parts = [{"type": "text", "text": "One."}, {"type": "text", "text": "Two "}]
+    messages = [{"role": "assistant", "content": parts}]
+    options: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
+    theirs = hf.apply_chat_template(messages, chat_template=source, tokenize=False, **options)
+    assert ChatTemplate(source).render(messages, **options) == theirs == "One.|Two "
+    assert parts[-1]["text"] == "Two "
+
+
 @pytest.mark.parametrize(
     "source",
     [

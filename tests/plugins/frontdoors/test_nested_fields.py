@@ -10,7 +10,6 @@ import pytest
 from shuntserve_core.testing.frontdoors import ScriptedBackend
 from shuntserve_plugins.frontdoors.openai import wire
 from shuntserve_plugins.frontdoors.openai.decoding import fields_at
-from shuntserve_plugins.frontdoors.openai.prompts import as_template_message
 from tests.plugins.frontdoors.conftest import MODEL, Serve
 from tests.plugins.frontdoors.http import request, send
 
@@ -85,6 +84,8 @@ def test_fields_are_found_through_lists_and_unions() -> None:
         "type",
         "text",
         "prompt_cache_breakpoint",
+        "refusal",
+        "thinking",
     ]
     assert fields_at(wire.ChatRequest, "tool_choice.function") == ["name"]
     assert fields_at(wire.ChatRequest, "no.such[0].path") == []
@@ -107,14 +108,6 @@ async def test_what_servers_answer_is_taken_back(serve: Serve) -> None:
     body = CHAT | {"messages": [*CHAT["messages"], answered], "max_tokens": 2}
     answer = await send(served.address, request(body, "/v1/chat/completions"))
     assert answer.status == 200, answer.body
-
-
-@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_templates_see_reasoning_under_both_names(name: str) -> None:
-    message = msgspec.convert({"role": "assistant", "content": "4", name: "2+2"}, wire.Message)
-    shown = as_template_message(message)
-    assert (shown["reasoning"], shown["reasoning_content"]) == ("2+2", "2+2")
-    assert as_template_message(wire.Message("user", "x")) == {"role": "user", "content": "x"}
 
 
 @pytest.mark.parametrize("chat", [True, False])

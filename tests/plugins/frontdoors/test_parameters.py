@@ -209,6 +209,13 @@ REFUSED: tuple[tuple[str, dict[str, Any], str, str], ...] = (
         "does not read it",
     ),
     ("chat", {"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs.tools", "beside"),
+    ("chat", {"documents": [{"text": "x"}]}, "documents", "into a message"),
+    (
+        "tokenize",
+        {"prompt": None, "messages": [{"role": "user"}], "documents": [{"text": "x"}]},
+        "documents",
+        "into a message",
+    ),
     (
         "tokenize",
         {"prompt": None, "messages": [{"role": "user"}], "chat_template_kwargs": {"x": 1}},
