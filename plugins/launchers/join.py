@@ -58,6 +58,8 @@ class JoinLauncher:
     orphan_seconds: float = field(default=600.0, validator=gt(0))
     """Seconds after which an agent without a control plane ends."""
 
+    address: tuple[str, int] = field(init=False, default=("", 0))
+    """Where it listens, once it is open."""
     _state_dir: Path = field(init=False, factory=Path)
     _desk: Desk | None = field(init=False, default=None)
     _authority: Authority | None = field(init=False, default=None)
@@ -71,7 +73,7 @@ class JoinLauncher:
         host, port = _address(self.listen)
         book = TicketBook(state_dir / "tickets")
         self._desk = Desk(state_dir / "machines", self._authority, book, self._nodes.keys)
-        await self._desk.start(host, port)
+        self.address = await self._desk.start(host, port)
 
     def _remember(self, state_dir: Path) -> None:
         self._state_dir = state_dir
@@ -178,15 +180,14 @@ class JoinLauncher:
 
     async def _shut_down(self, known: _Known) -> None:
         """Ask the agent itself: its machine has not dialled again yet."""
-        tls = self._tls(known)
+        tls = self._reached("", known).tls_options
         async with aiohttp.ClientSession(timeout=_SHUTDOWN) as session:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                 await session.post(
                     f"{known.url}/v1/shutdown",
                     json={},
                     headers={"Authorization": f"Bearer {known.token}"},
-                    ssl=tls.context,
-                    server_hostname=tls.name,
+                    **tls,
                 )
 
     async def close(self) -> None:

@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -25,6 +24,7 @@ from shuntserve_core.files import file_name, open_log, private_dir, write_privat
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
 from shuntserve_core.node.logs import quoted
 from shuntserve_core.node.processes import die_with_parent
+from shuntserve_core.node.starting import AgentOptions
 from shuntserve_core.runtime.places import default_state_root
 from shuntserve_core.surfaces import AGENTS, ENGINES, RANKS, RAY, STORES
 
@@ -180,17 +180,14 @@ class _Host:
         host: str = ray.util.get_node_ip_address()
         short = re.sub(r"[^A-Za-z0-9._-]", "-", name)
         directory = Path(tempfile.mkdtemp(prefix=f"shuntserve-{short}-"))
-        token_file = directory / "token"
-        write_private(token_file, token)
-        argv = [sys.executable, "-m", "shuntserve_core.node", "--name", name]
-        argv += ["--gpus", str(gpus), "--run-dir", str(directory), "--host", host]
-        argv += ["--token-file", str(token_file), "--device", device]
-        argv += ["--orphan-seconds", str(orphan_seconds)]
         logs = _log_dir(cluster, name) or directory
-        argv += ["--log-dir", str(logs)]
+        write_private(logs / "token", token)
+        options = AgentOptions(
+            name, gpus, token, logs, directory, host, device=device, orphan_seconds=orphan_seconds
+        )
         with open_log(logs / "agent.log") as log:
             self._process = subprocess.Popen(
-                argv,
+                options.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from attrs import frozen
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from shuntserve_core.trust.tickets import Ticket
@@ -26,7 +26,7 @@ class NodeSpec:
 class PeerTls:
     """How somebody is spoken to over TLS."""
 
-    context: ssl.SSLContext
+    context: ssl.SSLContext = field(eq=False)
     name: str
     """The one that must stand in the other side's certificate."""
 
@@ -42,6 +42,13 @@ class AgentAddress:
     """Address by which other nodes reach this one."""
     tls: PeerTls | None = None
     """Where the URL is one of `https`."""
+
+    @property
+    def tls_options(self) -> dict[str, Any]:
+        """What aiohttp's requests to it take."""
+        if self.tls is None:
+            return {}
+        return {"ssl": self.tls.context, "server_hostname": self.tls.name}
 
 
 class Launcher(Protocol):

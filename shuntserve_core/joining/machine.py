@@ -13,10 +13,8 @@ import os
 import random
 import secrets
 import shutil
-import signal
 import socket
 import ssl
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -31,7 +29,7 @@ from attrs import frozen
 from shuntserve_core._version import __version__
 from shuntserve_core.api import structured
 from shuntserve_core.errors import UserError
-from shuntserve_core.files import file_name, open_log, private_dir, write_private
+from shuntserve_core.files import file_name, private_dir, write_private
 from shuntserve_core.foreign import parse_json
 from shuntserve_core.joining.messages import (
     HEARTBEAT_SECONDS,
@@ -44,16 +42,13 @@ from shuntserve_core.joining.messages import (
     Launch,
     plain,
 )
-from shuntserve_core.node.logs import quoted
-from shuntserve_core.processes import identity_of, runs
+from shuntserve_core.node.starting import AgentOptions, AgentProcesses, AgentRecord
 from shuntserve_core.trust.authority import CONTROL, Identity, make_request, trusting
 from shuntserve_core.trust.tickets import Ticket
 
 logger = logging.getLogger(__name__)
 
 _CALL = aiohttp.ClientTimeout(total=15.0)
-_START_SECONDS = 60.0
-_END_SECONDS = 10.0
 _FIRST_REDIAL, _LAST_REDIAL = 0.5, 10.0
 _REFUSALS = {
     401: "this machine's certificate is not one of the cluster",
@@ -78,8 +73,7 @@ class Facts:
 class _Running:
     """An agent, as its file says."""
 
-    process: str
-    pid: int
+    agent: AgentRecord
     run_dir: str
 
 
@@ -219,6 +213,7 @@ class Agents:
         self._directory = directory
         self._identity = identity
         self._lock = asyncio.Lock()
+        self._processes = AgentProcesses()
 
     def running(self) -> list[str]:
         """Nodes whose agents run."""
@@ -242,53 +237,30 @@ class Agents:
 
     async def _start(self, order: Launch, host: str) -> str:
         directory = private_dir(self._directory / file_name(order.node))
-        token = directory / "token"
-        write_private(token, order.token)
-        ours = private_dir(Path(tempfile.gettempdir()) / f"shuntserve-{os.geteuid()}")
-        run_dir = private_dir(ours / secrets.token_hex(8))  # short: a socket has 107 bytes
-        argv = [sys.executable, "-m", "shuntserve_core.node", "--name", order.node]
-        argv += ["--gpus", str(order.gpus), "--run-dir", str(run_dir), "--host", host]
-        argv += ["--log-dir", str(directory), "--token-file", str(token)]
-        argv += ["--tls-dir", str(self._identity.certificate.parent), "--device", order.device]
-        argv += ["--orphan-seconds", str(order.orphan_seconds)]
-        log = directory / "agent.log"
-        with open_log(log) as errors:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-            )
-        url = ""
-        try:
-            assert process.stdout is not None
-            line = await asyncio.wait_for(process.stdout.readline(), _START_SECONDS)
-            url = str(json.loads(line)["url"])
-        except (TimeoutError, ValueError, KeyError):
-            raise UserError(
-                f"the agent of {order.node} did not start", remedy=quoted(log)
-            ) from None
-        finally:
-            if not url:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-                shutil.rmtree(run_dir, ignore_errors=True)
-        running = _Running(identity_of(process.pid), process.pid, str(run_dir))
-        write_private(directory / "agent.json", json.dumps(attrs.asdict(running)))
-        return url
+        sockets = Path(tempfile.gettempdir()) / f"shuntserve-{os.geteuid()}"
+        options = AgentOptions(
+            order.node,
+            order.gpus,
+            order.token,
+            directory,
+            sockets / secrets.token_hex(8),
+            host=host,
+            device=order.device,
+            orphan_seconds=order.orphan_seconds,
+            tls_dir=self._identity.certificate.parent,
+        )
+
+        def remember(agent: AgentRecord) -> None:
+            running = _Running(agent, str(options.run_dir))
+            write_private(directory / "agent.json", json.dumps(attrs.asdict(running)))
+
+        return (await self._processes.start(options, remember)).url
 
     async def _end(self, node: str) -> None:
         file = self._directory / file_name(node) / "agent.json"
         running = self._read(file)
         if running is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
-            for _ in range(int(_END_SECONDS / 0.02)):
-                if not runs(running.process):
-                    break
-                await asyncio.sleep(0.02)
+            await self._processes.end(running.agent)
             shutil.rmtree(running.run_dir, ignore_errors=True)
         file.unlink(missing_ok=True)
 
@@ -297,7 +269,7 @@ class Agents:
             running = cattrs.structure(json.loads(file.read_bytes()), _Running)
         except (OSError, ValueError, cattrs.BaseValidationError):
             return None
-        return running if runs(running.process) else None
+        return running if running.agent.lives else None
 
 
 @contextlib.asynccontextmanager

@@ -41,9 +41,6 @@ class AgentClient:
         self.address = address
         self._session = session
         self._headers = {"Authorization": f"Bearer {address.token}"}
-        self._tls: dict[str, Any] = {}
-        if address.tls is not None:
-            self._tls = {"ssl": address.tls.context, "server_hostname": address.tls.name}
         self._watcher: asyncio.Task[None] | None = None
         self.store_sockets: Mapping[int, str] = {}
         """Unix socket of each GPU's tensor store, on the node; known after `describe`."""
@@ -70,7 +67,7 @@ class AgentClient:
             json=body,
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None),
-            **self._tls,
+            **self.address.tls_options,
         ) as response:
             return response.status, await response.json()
 
@@ -147,7 +144,7 @@ class AgentClient:
         reason = "the connection closed"
         try:
             async with self._session.ws_connect(
-                self.address.url + "/v1/events", headers=self._headers, **self._tls
+                self.address.url + "/v1/events", headers=self._headers, **self.address.tls_options
             ) as socket:
                 while True:
                     message = await within(SILENCE_SECONDS, socket.receive())

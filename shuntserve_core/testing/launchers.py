@@ -66,7 +66,8 @@ class LauncherContract:
             async with aiohttp.ClientSession() as session:
                 described = await AgentClient(address, session).describe()
                 assert (described["name"], described["gpus"]) == (node.name, node.gpus)
-                async with session.get(f"{address.url}/v1/node") as answer:
+                url = f"{address.url}/v1/node"
+                async with session.get(url, **address.tls_options) as answer:
                     assert answer.status == 401
 
     async def test_nodes_are_apart(self, state_dir: Path) -> None:
