@@ -1,4 +1,4 @@
-"""NVIDIA GPUs: figures, how much of them operators reach, and where each number is from.
+"""NVIDIA GPUs: figures, how much of them operators reach, the links between them, and sources.
 
 Memory, half-precision FLOP/s and bandwidth of T4, A10G, L4, L40S, A100 and H100 are those published
 with ShuntServe (arXiv 2606.18600), which the `paper` estimator needs as they are; the others are
@@ -21,116 +21,189 @@ Sources, by the names used below:
 * `power`: a T4 held to 70 W sustains 24 TFLOP/s in a half-precision cuBLAS product of size 4,096
   (NVIDIA developer forum, thread 264462); 26 is used, as inference pauses between products.
 * `assumed`: by likeness to a GPU that was measured; nobody measured this one for us.
+
+Links: PCIe bandwidths, and NVLink's of A100 and H100, are measured (arXiv 2606.18600).  V100:
+NCCL's published 8-GPU figure on NVLink 2.  H200 as H100.  The latencies over NVLink are NCCL's for
+a few kilobytes (0.02 to 0.055 ms in Vidur's profiles of A100, H100 and V100).
 """
 
 from shuntserve_core.types import Efficiency, GpuSpec
+from shuntserve_plugins.gpus.links import Card, over_nvlink, over_pcie
 
 _MEASURED = "measured, arXiv 2606.18600"
 _SHEET = "NVIDIA data sheet"
-_LAYER_OVERHEAD = 60e-6
 
-
-def _efficiency(
-    gemm: float,
-    attention: float,
-    bandwidth: float,
-    kv: float,
-    elementwise: float,
-    source: str,
-    overhead: float = _LAYER_OVERHEAD,
-) -> Efficiency:
-    return Efficiency(gemm, attention, bandwidth, kv, elementwise, overhead, source)
-
-
-GPUS = (
-    GpuSpec(
-        "T4",
-        16_000_000_000,
-        {"float16": 65e12, "int8": 130e12},
-        320e9,
-        _efficiency(
-            0.40,
-            0.22,
-            0.75,
-            0.60,
-            0.70,
-            "power; jia; attention, KV and element-wise assumed",
-            80e-6,
+CARDS = (
+    Card(
+        link=over_pcie(6e9),
+        spec=GpuSpec(
+            name="T4",
+            memory_bytes=16_000_000_000,
+            flops={"float16": 65e12, "int8": 130e12},
+            memory_bandwidth=320e9,
+            efficiency=Efficiency(
+                gemm=0.4,
+                attention=0.22,
+                bandwidth=0.75,
+                kv_bandwidth=0.6,
+                elementwise=0.7,
+                layer_overhead=80e-6,
+                source="power; jia; attention, KV and element-wise assumed",
+            ),
+            source="data sheet, as in arXiv 2606.18600",
         ),
-        source="data sheet, as in arXiv 2606.18600",
     ),
-    GpuSpec(
-        "V100",
-        16_000_000_000,
-        {"float16": 125e12},
-        900e9,
-        _efficiency(
-            0.74,
-            0.32,
-            0.83,
-            0.65,
-            0.52,
-            "markidis; jia; vidur (HBM); attention and KV assumed",
-            80e-6,
+    Card(
+        link=over_nvlink(130e9, 0.055e-3),
+        spec=GpuSpec(
+            name="V100",
+            memory_bytes=16_000_000_000,
+            flops={"float16": 125e12},
+            memory_bandwidth=900e9,
+            efficiency=Efficiency(
+                gemm=0.74,
+                attention=0.32,
+                bandwidth=0.83,
+                kv_bandwidth=0.65,
+                elementwise=0.52,
+                layer_overhead=80e-6,
+                source="markidis; jia; vidur (HBM); attention and KV assumed",
+            ),
+            source=_SHEET + " (SXM2, 16 GB)",
         ),
-        source=_SHEET + " (SXM2, 16 GB)",
     ),
-    GpuSpec(
-        "A10G",
-        22_494_000_000,
-        {"float16": 70e12, "bfloat16": 70e12, "int8": 140e12},
-        480e9,
-        _efficiency(0.95, 0.65, 0.97, 0.88, 0.95, "published; vidur (A40)"),
-        source=_MEASURED,
-    ),
-    GpuSpec(
-        "L4",
-        22_494_000_000,
-        {"float16": 55e12, "bfloat16": 55e12, "fp8": 110e12, "int8": 110e12},
-        250e9,
-        _efficiency(0.95, 0.65, 0.98, 0.90, 0.91, "published; vidur (A40)"),
-        source=_MEASURED,
-    ),
-    GpuSpec(
-        "L40S",
-        44_988_000_000,
-        {"float16": 196e12, "bfloat16": 196e12, "fp8": 392e12, "int8": 392e12},
-        700e9,
-        _efficiency(0.99, 0.53, 0.99, 0.90, 0.93, "published; vidur (A40)"),
-        source=_MEASURED,
-    ),
-    GpuSpec(
-        "A100",
-        40_000_000_000,
-        {"float16": 265e12, "bfloat16": 265e12, "int8": 530e12},
-        1280e9,
-        _efficiency(
-            0.90, 0.60, 0.98, 0.85, 0.64, "vidur (A100 80 GB); flash-attention 2, KV assumed"
+    Card(
+        link=over_pcie(1.4e9),
+        spec=GpuSpec(
+            name="A10G",
+            memory_bytes=22_494_000_000,
+            flops={"float16": 70e12, "bfloat16": 70e12, "int8": 140e12},
+            memory_bandwidth=480e9,
+            efficiency=Efficiency(
+                gemm=0.95,
+                attention=0.65,
+                bandwidth=0.97,
+                kv_bandwidth=0.88,
+                elementwise=0.95,
+                layer_overhead=60e-6,
+                source="published; vidur (A40)",
+            ),
+            source=_MEASURED,
         ),
-        source=_MEASURED,
     ),
-    GpuSpec(
-        "A100-80GB",
-        79_647_000_000,
-        {"float16": 312e12, "bfloat16": 312e12, "int8": 624e12},
-        2039e9,
-        _efficiency(0.77, 0.51, 0.80, 0.68, 0.52, "vidur; flash-attention 2, KV assumed"),
-        source=_SHEET + " (SXM)",
+    Card(
+        link=over_pcie(3.5e9),
+        spec=GpuSpec(
+            name="L4",
+            memory_bytes=22_494_000_000,
+            flops={"float16": 55e12, "bfloat16": 55e12, "fp8": 110e12, "int8": 110e12},
+            memory_bandwidth=250e9,
+            efficiency=Efficiency(
+                gemm=0.95,
+                attention=0.65,
+                bandwidth=0.98,
+                kv_bandwidth=0.9,
+                elementwise=0.91,
+                layer_overhead=60e-6,
+                source="published; vidur (A40)",
+            ),
+            source=_MEASURED,
+        ),
     ),
-    GpuSpec(
-        "H100",
-        79_647_000_000,
-        {"float16": 989.5e12, "bfloat16": 989.5e12, "fp8": 1979e12, "int8": 1979e12},
-        3350e9,
-        _efficiency(0.70, 0.50, 0.85, 0.75, 0.55, "vidur; flash-attention 3, bandwidth assumed"),
-        source="data sheet (SXM), as in arXiv 2606.18600",
+    Card(
+        link=over_pcie(3.5e9),
+        spec=GpuSpec(
+            name="L40S",
+            memory_bytes=44_988_000_000,
+            flops={"float16": 196e12, "bfloat16": 196e12, "fp8": 392e12, "int8": 392e12},
+            memory_bandwidth=700e9,
+            efficiency=Efficiency(
+                gemm=0.99,
+                attention=0.53,
+                bandwidth=0.99,
+                kv_bandwidth=0.9,
+                elementwise=0.93,
+                layer_overhead=60e-6,
+                source="published; vidur (A40)",
+            ),
+            source=_MEASURED,
+        ),
     ),
-    GpuSpec(
-        "H200",
-        140_000_000_000,
-        {"float16": 989.5e12, "bfloat16": 989.5e12, "fp8": 1979e12, "int8": 1979e12},
-        4800e9,
-        _efficiency(0.70, 0.50, 0.82, 0.75, 0.50, "as H100; memory shares assumed"),
-        source=_SHEET + " (SXM)",
+    Card(
+        link=over_nvlink(220e9, 0.03e-3),
+        spec=GpuSpec(
+            name="A100",
+            memory_bytes=40_000_000_000,
+            flops={"float16": 265e12, "bfloat16": 265e12, "int8": 530e12},
+            memory_bandwidth=1280e9,
+            efficiency=Efficiency(
+                gemm=0.9,
+                attention=0.6,
+                bandwidth=0.98,
+                kv_bandwidth=0.85,
+                elementwise=0.64,
+                layer_overhead=60e-6,
+                source="vidur (A100 80 GB); flash-attention 2, KV assumed",
+            ),
+            source=_MEASURED,
+        ),
+    ),
+    Card(
+        link=over_nvlink(220e9, 0.03e-3),
+        spec=GpuSpec(
+            name="A100-80GB",
+            memory_bytes=79_647_000_000,
+            flops={"float16": 312e12, "bfloat16": 312e12, "int8": 624e12},
+            memory_bandwidth=2039e9,
+            efficiency=Efficiency(
+                gemm=0.77,
+                attention=0.51,
+                bandwidth=0.8,
+                kv_bandwidth=0.68,
+                elementwise=0.52,
+                layer_overhead=60e-6,
+                source="vidur; flash-attention 2, KV assumed",
+            ),
+            source=_SHEET + " (SXM)",
+        ),
+    ),
+    Card(
+        link=over_nvlink(393e9, 0.02e-3),
+        spec=GpuSpec(
+            name="H100",
+            memory_bytes=79_647_000_000,
+            flops={"float16": 989.5e12, "bfloat16": 989.5e12, "fp8": 1979e12, "int8": 1979e12},
+            memory_bandwidth=3350e9,
+            efficiency=Efficiency(
+                gemm=0.7,
+                attention=0.5,
+                bandwidth=0.85,
+                kv_bandwidth=0.75,
+                elementwise=0.55,
+                layer_overhead=60e-6,
+                source="vidur; flash-attention 3, bandwidth assumed",
+            ),
+            source="data sheet (SXM), as in arXiv 2606.18600",
+        ),
+    ),
+    Card(
+        link=over_nvlink(393e9, 0.02e-3),
+        spec=GpuSpec(
+            name="H200",
+            memory_bytes=140_000_000_000,
+            flops={"float16": 989.5e12, "bfloat16": 989.5e12, "fp8": 1979e12, "int8": 1979e12},
+            memory_bandwidth=4.8e12,
+            efficiency=Efficiency(
+                gemm=0.7,
+                attention=0.5,
+                bandwidth=0.82,
+                kv_bandwidth=0.75,
+                elementwise=0.5,
+                layer_overhead=60e-6,
+                source="as H100; memory shares assumed",
+            ),
+            source=_SHEET + " (SXM)",
+        ),
     ),
 )
+"""By generation."""

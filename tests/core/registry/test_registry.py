@@ -19,6 +19,7 @@ from shuntserve_core.interfaces.optimizer import Problem
 from shuntserve_core.registry import DISABLE_VARIABLE, HOOKS, KINDS, Registry
 from shuntserve_core.types import GpuSpec, InstanceType, Placement
 from shuntserve_plugins.gpus import aws, gcp
+from shuntserve_plugins.gpus.rented import Rented
 
 GPU = GpuSpec("X1", 24_000_000_000, {"float16": 1e14}, 1e12)
 
@@ -146,8 +147,8 @@ def test_a_hook_that_returns_no_list(value: object, says: str) -> None:
 def test_a_gpu_without_a_link_takes_down_its_instance_types_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aws, "_ROWS", (aws._Row("p9.big", "X1", 8, 9.0), *aws._ROWS))
-    monkeypatch.setattr(gcp, "_ROWS", (("a9-big", "X1", 8, 9.0, 1e9), *gcp._ROWS))
+    monkeypatch.setattr(aws, "ROWS", (Rented("p9.big", "X1", 8, 9.0), *aws.ROWS))
+    monkeypatch.setattr(gcp, "ROWS", (Rented("a9-big", "X1", 8, 9.0), *gcp.ROWS))
     registry = Registry(extra={"mine": plugin(gpus=lambda: [GPU])})
     reason = "no figure is known of the link between GPUs of the type X1"
     assert registry.failures == {
