@@ -16,8 +16,11 @@ from attrs import frozen
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.foreign import parse_json, read_bytes
+from shuntserve_core.types.dtypes import dtype_bytes
 
 HF_QUANT_CONFIG = "hf_quant_config.json"
+EVERY = "Linear"
+"""The class of all projections."""
 KEYS = ("quantization_config", "compression_config", "quantization")
 _LEFT = (
     "ignore",
@@ -38,17 +41,34 @@ _PROJECTIONS = (
 
 
 @frozen
+class Scheme:
+    """How the weights of some modules are stored."""
+
+    dtype: str | None
+    """`fp8`, `int8` or `int4`; None where it is not known."""
+    scale_bytes: float = 0.0
+    """Of scales and zero points, for each weight: divided by the weights that share one."""
+    targets: tuple[str, ...] = (EVERY,)
+    """Names, patterns of names, or the class of modules."""
+
+
+@frozen
 class Quantization:
     """How the weights of a checkpoint are stored."""
 
     method: str
     """As its maker calls it: `fp8`, `awq`, `compressed-tensors`, ..."""
-    weight_dtype: str | None
-    """`fp8`, `int8` or `int4`, the widest where they differ; None where it is not known."""
-    scale_bytes: float = 0.0
-    """Of scales, for each weight: what they take divided by the weights that share one."""
+    schemes: tuple[Scheme, ...]
+    """The first that a module is a target of is its own; others are not quantised."""
     left: tuple[str, ...] = ()
     """Names, or patterns of names, of modules that are not quantised."""
+
+    @property
+    def weight_dtype(self) -> str | None:
+        """The widest of them; None where one is not known."""
+        dtypes = [scheme.dtype for scheme in self.schemes]
+        known = [dtype for dtype in dtypes if dtype is not None]
+        return max(known, key=_WIDTH.__getitem__) if known and len(known) == len(dtypes) else None
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -127,23 +147,31 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
     said = described(config)
     if said is None:
         return None
-    kinds = [_kind(part) for part in _parts(said)]
-    dtypes = [dtype for dtype, _ in kinds]
-    widest = max(dtypes, key=_WIDTH.__getitem__) if dtypes and None not in dtypes else None
-    scales = max((scale for _, scale in kinds), default=0.0)
-    return Quantization(method_of(config), widest, scales, tuple(_left(said)))
+    return Quantization(method_of(config), tuple(_schemes(said)), tuple(_left(said)))
 
 
-_WIDTH: Mapping[str | None, int] = {"int4": 4, "int8": 8, "fp8": 8}
+_WIDTH: Mapping[str, int] = {"int4": 4, "int8": 8, "fp8": 8}
 
 
-def _parts(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The schemes of `config_groups`, or the one that there is."""
-    groups = said.get("config_groups")
-    if not isinstance(groups, Mapping):
-        return [said]
-    schemes = [group.get("weights") for group in groups.values() if isinstance(group, Mapping)]
-    return [scheme for scheme in schemes if isinstance(scheme, Mapping)]
+def _schemes(said: Mapping[str, Any]) -> Iterable[Scheme]:
+    """Those of `config_groups`, of `quantized_layers`, or the one that there is."""
+    groups, layers = said.get("config_groups"), said.get("quantized_layers")
+    if isinstance(groups, Mapping):
+        for group in groups.values():
+            part = group.get("weights") if isinstance(group, Mapping) else None
+            if isinstance(part, Mapping):
+                yield Scheme(*_kind(part), targets=_targets(group.get("targets")))
+    elif isinstance(layers, Mapping) and layers:
+        for name, part in layers.items():
+            if isinstance(part, Mapping):
+                yield Scheme(*_kind(part), targets=(str(name),))
+    else:
+        yield Scheme(*_kind(said))
+
+
+def _targets(said: object) -> tuple[str, ...]:
+    names = said if isinstance(said, list) and said else [EVERY]
+    return tuple(name for name in names if isinstance(name, str))
 
 
 def _kind(part: Mapping[str, Any]) -> tuple[str | None, float]:
@@ -151,21 +179,27 @@ def _kind(part: Mapping[str, Any]) -> tuple[str | None, float]:
     dtype = _element(part)
     if dtype is None:
         return None, 0.0
-    words = f"{part.get('quant_method')} {part.get('quant_algo')}".lower()
+    words = f"{part.get('quant_method')} {part.get('quant_algo')} {part.get('fmt')}".lower()
+    four = dtype == "int4" and str(part.get("type")).lower() in ("float", "fp")
     block = part.get("weight_block_size") or part.get("block_structure")
     if isinstance(block, list) and len(block) == 2 and all(map(_is_size, block)):
         return dtype, 4.0 / (block[0] * block[1])
     group = next(
         (part[key] for key in ("group_size", "q_group_size") if _is_size(part.get(key))), 0
     )
-    if "fp4" in words and "nf4" not in words:  # scales of one byte: of 16 weights, or of 32
+    if four or (
+        "fp4" in words and "nf4" not in words
+    ):  # scales of one byte: of 16 weights, or of 32
         return dtype, 1.0 / (group or (32 if "mxfp4" in words else 16))
-    if part.get("load_in_4bit"):
-        return dtype, 4.0 / 64
+    if part.get("load_in_4bit"):  # one float32 of 64 weights, or a byte and one float32 of 256 such
+        double = part.get("bnb_4bit_use_double_quant")
+        return dtype, (1.0 + 4.0 / 256) / 64 if double else 4.0 / 64
     if not group:
         return dtype, 0.0  # one scale a row, or a tensor: less than a thousandth
-    zeros = 0.5 if part.get("zero_point") or part.get("sym") is False else 0.0
-    return dtype, (_SCALE_BYTES + zeros) / group
+    # AWQ and GPTQ store zero points of symmetric weights too.
+    packed = any(word in words for word in ("awq", "gptq")) or part.get("zero_point")
+    zeros = packed or part.get("sym") is False or part.get("symmetric") is False
+    return dtype, (_SCALE_BYTES + (_WIDTH[dtype] / 8 if zeros else 0.0)) / group
 
 
 def _is_size(value: object) -> bool:
@@ -203,24 +237,36 @@ def _left(said: Mapping[str, Any]) -> Iterable[str]:
         yield from (f"re:{name[2:]}" for name in dynamic if str(name).startswith("-:"))
 
 
-def part_left(left: Iterable[str], layers: int, sizes: Mapping[str, int]) -> float:
-    """Part of all layers' weights that are not quantised, 0 to 1.
+def bytes_by_layer(
+    found: Quantization, layers: int, sizes: Mapping[str, int], plain: float
+) -> tuple[float, ...]:
+    """Bytes of one weight with its part of a scale, an average for each layer.
 
-    `sizes` are the elements of each projection of one layer (`self_attn.q_proj`, ...).  Raises
-    `UserError` for lists that are too long to make sense.
+    `sizes` are the elements of each projection of one layer (`self_attn.q_proj`, ...), `plain` the
+    bytes of a weight that is not quantised.  Raises `UserError` for lists that are too long to make
+    sense.
     """
-    patterns = [pattern for pattern in set(left) if "lm_head" not in pattern]
-    if len(patterns) * layers * len(sizes) > _MOST_COMPARISONS * 10:
-        raise UserError(f"{len(patterns)} modules left unquantised make no sense")
-    if not patterns or not (total := sum(sizes.values()) * layers):
-        return 0.0
-    found = sum(
-        size
+    left = [pattern for pattern in dict.fromkeys(found.left) if "lm_head" not in pattern]
+    patterns = len(left) + sum(len(scheme.targets) for scheme in found.schemes)
+    if patterns * layers * len(sizes) > _MOST_COMPARISONS * 10:
+        raise UserError(
+            f"{patterns} modules that are quantised, or are not, make no sense",
+            remedy="download config.json again",
+        )
+    total = sum(sizes.values())
+
+    def of(module: str) -> float:
+        if any(_matches(pattern, module) for pattern in left):
+            return plain
+        for scheme in found.schemes:
+            if any(target == EVERY or _matches(target, module) for target in scheme.targets):
+                return dtype_bytes(scheme.dtype) + scheme.scale_bytes if scheme.dtype else plain
+        return plain
+
+    return tuple(
+        sum(size * of(f"model.layers.{layer}.{name}") for name, size in sizes.items()) / total
         for layer in range(layers)
-        for name, size in sizes.items()
-        if any(_matches(pattern, f"model.layers.{layer}.{name}") for pattern in patterns)
     )
-    return found / total
 
 
 def _matches(pattern: str, module: str) -> bool:

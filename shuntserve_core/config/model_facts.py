@@ -14,12 +14,12 @@ from shuntserve_core.foreign import parse_json, read_bytes, whole_number
 from shuntserve_core.hub import Asked, HubError, fetch
 from shuntserve_core.peculiar import DEFAULT_HEADS, experts_of
 from shuntserve_core.quantization import (
-    part_left,
+    bytes_by_layer,
     projections,
     quantization_of,
     with_companions,
 )
-from shuntserve_core.types.dtypes import PLAIN_DTYPES
+from shuntserve_core.types.dtypes import PLAIN_DTYPES, dtype_bytes
 from shuntserve_core.types.model import MOST_LAYERS, MOST_POSITIONS, MOST_WIDTH
 
 FAMILIES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -175,8 +175,8 @@ def _quantised(
     head = facts.get("head_dim") or facts["hidden"] // facts["heads"]
     q_size, kv_size = facts["heads"] * head, facts["kv_heads"] * head
     sizes = projections(facts["hidden"], q_size, kv_size, facts["intermediate"])
-    left = part_left(found.left, facts["layers"], sizes)
-    return {**said, "scale_bytes": found.scale_bytes, "unquantised": left}
+    plain = dtype_bytes(facts["dtype"])
+    return {**said, "weight_bytes": bytes_by_layer(found, facts["layers"], sizes, plain)}
 
 
 def _from_hub(name: str, known: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -60,17 +60,18 @@ def load_seconds(
     for index, (layers, stage) in enumerate(zip(plan.layer_ranges, plan.stages, strict=True)):
         tables = int(index == 0) + int(index == last)
         for rank, gpu in enumerate(stage.gpus):
-            missing = float(len(layers))
+            missing = set(layers)
             there = held.get((stage.node, gpu))
             table_bytes = tables * model.vocab * model.hidden * dtype_bytes(model.dtype)
             if there and (there.tensor_parallel, there.rank) == (stage.tensor_parallel, rank):
                 common = range(
                     max(layers.start, there.layers.start), min(layers.stop, there.layers.stop)
                 )
-                missing -= len(common)
+                missing -= set(common)
                 table_bytes *= (
                     there.layers.start != layers.start or there.layers.stop != layers.stop
                 )
-            nbytes = (missing * model.layer_bytes + table_bytes) / stage.tensor_parallel
+            weights = sum(model.bytes_of_layers(range(i, i + 1)) for i in missing)
+            nbytes = (weights + table_bytes) / stage.tensor_parallel
             slowest = max(slowest, nbytes / bandwidth)
     return slowest

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
+from itertools import accumulate
+
 from attrs import field, frozen
-from attrs.validators import ge, in_, le
+from attrs.validators import ge, in_
 
 from shuntserve_core.types.dtypes import DTYPE_BYTES, dtype_bytes
 
@@ -46,16 +50,47 @@ class ModelSpec:
 
     quantization: str = ""
     """What the checkpoint calls the quantisation of its weights; empty for plain weights."""
-    scale_bytes: float = field(default=0.0, validator=ge(0))
-    """Of the scales of quantised weights, for each weight."""
-    unquantised: float = field(default=0.0, validator=[ge(0), le(1)])
-    """Part of the layers' weights that a quantised checkpoint keeps as `dtype`."""
+    weight_bytes: tuple[float, ...] = field(default=(), converter=tuple)
+    """Bytes of one weight with its part of a scale, an average for each layer: of a quantised
+    checkpoint, which may keep some modules as `dtype`.  Empty: all as `weight_dtype`."""
 
-    @property
+    @weight_bytes.validator
+    def _one_for_each_layer(self, _: object, value: tuple[float, ...]) -> None:
+        if value and len(value) != self.layers:
+            raise ValueError(f"weight_bytes of {len(value)} layers, the model has {self.layers}")
+
+    @cached_property
     def bytes_per_weight(self) -> float:
-        """Bytes of one of the layers' weights on the GPU, with its part of a scale: an average."""
-        stored = dtype_bytes(self.weight_dtype) + self.scale_bytes
-        return stored + self.unquantised * (dtype_bytes(self.dtype) - stored)
+        """Bytes of one of the layers' weights on the GPU: an average over all layers."""
+        if not self.weight_bytes:
+            return dtype_bytes(self.weight_dtype)
+        return math.fsum(self.weight_bytes) / self.layers
+
+    def bytes_of_layers(self, layers: range) -> float:
+        """Bytes of the weights of some layers."""
+        if not self.weight_bytes:
+            return len(layers) * self.layer_bytes
+        return self.layer_parameters * math.fsum(self.weight_bytes[i] for i in layers)
+
+    def heaviest(self, *, first: bool, last: bool) -> tuple[float, ...]:
+        """Bytes of one weight of every layer of a stage, summed, by its number of layers.
+
+        Of a stage that is `first` or `last` in its pipeline it is known which they are; of others
+        they are taken to be the heaviest that follow each other.
+        """
+        each = self.weight_bytes
+        if len(set(each)) < 2:
+            return tuple(count * self.bytes_per_weight for count in range(self.layers + 1))
+        ends = list(accumulate(each, initial=0.0))
+        counts = range(self.layers + 1)
+        if first:
+            return tuple(ends)
+        if last:
+            return tuple(ends[-1] - ends[self.layers - count] for count in counts)
+        return tuple(
+            max(ends[at + count] - ends[at] for at in range(self.layers + 1 - count))
+            for count in counts
+        )
 
     @property
     def q_size(self) -> int:
@@ -81,7 +116,7 @@ class ModelSpec:
 
     @property
     def layer_bytes(self) -> float:
-        """Bytes of one layer's weights."""
+        """Bytes of one layer's weights: an average over all layers."""
         return self.layer_parameters * self.bytes_per_weight
 
     @property

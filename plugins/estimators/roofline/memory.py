@@ -70,12 +70,14 @@ class Memory:
         shared = 2 * model.q_size * model.hidden + 3 * model.hidden * model.intermediate
         copied = 2 * model.hidden * _kv_size(model, t) + 2 * model.hidden
         computed = self.copies * dtype_bytes(model.dtype)
-        layer = (shared / t + copied) * (model.bytes_per_weight + computed)
+        elements = shared / t + copied
+        stored = np.asarray(model.heaviest(first=position.first, last=position.last))
         tables = int(position.first) + int(position.last)
         if model.tied_embeddings:
             tables = min(tables, 1)
         table = model.vocab / t * model.hidden * (dtype_bytes(model.dtype) + computed)
-        return np.asarray(layers * layer + tables * table, dtype=np.float64)
+        held = elements * (stored[layers] + layers * computed)
+        return np.asarray(held + tables * table, dtype=np.float64)
 
     def working(self, t: int, position: Position, requests: float) -> float:
         """Bytes that one engine takes at the widest point of its largest step.

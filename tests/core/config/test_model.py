@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shuntserve_core.config import load_config, model_facts
 from shuntserve_core.config.model_facts import bundled_models, facts_from_config, facts_of
 from shuntserve_core.errors import UserError
+from shuntserve_core.interfaces.estimator import Position
+from shuntserve_plugins.estimators.roofline.memory import Memory, Runtime
 
 WriteConfig = Callable[..., Path]
 QWEN = {
@@ -171,25 +174,73 @@ NVFP4 = {
 MATRICES = {"attention": 2 * 96 * 192 + 2 * 96 * 64, "mlp": 3 * 96 * 128}
 
 
+MIXED = {
+    "config_groups": {
+        "group_0": {
+            "targets": ["re:.*mlp.*"],
+            "weights": {"num_bits": 4, "type": "int", "group_size": 64, "symmetric": False},
+        },
+        "group_1": {"targets": ["re:.*q_proj"], "weights": {"num_bits": 8, "type": "float"}},
+    }
+}
+BY_LAYER = {
+    "quantization": {
+        "quant_algo": "MIXED_PRECISION",
+        "quantized_layers": {"model.layers.1.mlp.down_proj": {"quant_algo": "FP8"}},
+    }
+}
+Q, DOWN, ALL = 96 * 192, 96 * 128, sum(MATRICES.values())
+PLAIN = 2.0
+
+
 @pytest.mark.parametrize(
-    ("changes", "method", "dtype", "scale", "left"),
+    ("changes", "method", "dtype", "each"),
     [
-        ({"quantization_config": AWQ}, "awq", "int4", 2.5 / 128, 0.0),
+        ({"quantization_config": AWQ}, "awq", "int4", [0.5 + 2.5 / 128] * 2),
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}},
+            "gptq",
+            "int4",
+            [0.5 + 2.5 / 128] * 2,
+        ),
         (
             {"quantization_config": GROUPS},
             "compressed-tensors",
             "int4",
-            2 / 32,
-            MATRICES["attention"] / sum(MATRICES.values()),
+            [(PLAIN * MATRICES["attention"] + (0.5 + 2 / 32) * MATRICES["mlp"]) / ALL] * 2,
         ),
-        ({"compression_config": EIGHT}, "compressed-tensors", "fp8", 0.0, 0.0),
-        ({"quantization_config": ONE_OF_TWO_LAYERS}, "fp8", "fp8", 0.0, 0.5),
+        ({"compression_config": EIGHT}, "compressed-tensors", "fp8", [1.0] * 2),
+        (
+            {"compression_config": MIXED},
+            "compressed-tensors",
+            "fp8",
+            [(Q + PLAIN * (MATRICES["attention"] - Q) + (0.5 + 2.5 / 64) * MATRICES["mlp"]) / ALL]
+            * 2,
+        ),
+        ({"quantization_config": ONE_OF_TWO_LAYERS}, "fp8", "fp8", [1.0, PLAIN]),
         (
             {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}},
             "fp8",
             "fp8",
-            4 / 128**2,
-            0.0,
+            [1 + 4 / 128**2] * 2,
+        ),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            "bitsandbytes",
+            "int4",
+            [0.5 + 4 / 64] * 2,
+        ),
+        (
+            {
+                "quantization_config": {
+                    "quant_method": "bitsandbytes",
+                    "load_in_4bit": True,
+                    "bnb_4bit_use_double_quant": True,
+                }
+            },
+            "bitsandbytes",
+            "int4",
+            [0.5 + (1 + 4 / 256) / 64] * 2,
         ),
         (
             {
@@ -201,26 +252,49 @@ MATRICES = {"attention": 2 * 96 * 192 + 2 * 96 * 64, "mlp": 3 * 96 * 128}
             },
             "without a name",
             "int8",
-            2 / 64,
-            96 * 128 / sum(MATRICES.values()),
+            [(PLAIN * DOWN + (1 + 2 / 64) * (ALL - DOWN)) / ALL] * 2,
         ),
     ],
 )
-def test_scales_and_layers_left_as_they_were_count(
-    changes: dict[str, Any], method: str, dtype: str, scale: float, left: float, tmp_path: Path
+def test_scales_and_modules_left_as_they_were_count_layer_by_layer(
+    changes: dict[str, Any], method: str, dtype: str, each: list[float]
 ) -> None:
     facts = facts_from_config({**QWEN, **changes})
     assert (facts["quantization"], facts["weight_dtype"]) == (method, dtype)
-    assert facts["scale_bytes"] == pytest.approx(scale)
-    assert facts["unquantised"] == pytest.approx(left)
+    assert facts["weight_bytes"] == pytest.approx(each)
 
 
-def test_bytes_of_a_weight_count_scales_and_what_is_left(write_config: WriteConfig) -> None:
-    folder_with(write_config().parent, quantization_config=GROUPS)
+def test_bytes_of_uneven_layers(write_config: WriteConfig) -> None:
+    folder_with(write_config().parent, quantization_config=ONE_OF_TWO_LAYERS)
     model = load_config(write_config(model='[model]\npath="weights"', estimator="")).model
-    left = MATRICES["attention"] / sum(MATRICES.values())
-    assert model.bytes_per_weight == pytest.approx(2 * left + (0.5 + 2 / 32) * (1 - left))
-    assert model.layer_bytes == pytest.approx(model.layer_parameters * model.bytes_per_weight)
+    assert model.bytes_per_weight == pytest.approx(1.5)
+    assert model.layer_bytes == pytest.approx(1.5 * model.layer_parameters)
+    assert model.bytes_of_layers(range(1)) == pytest.approx(model.layer_parameters)
+    assert model.bytes_of_layers(range(1, 2)) == pytest.approx(2 * model.layer_parameters)
+    assert model.heaviest(first=True, last=False) == pytest.approx((0, 1, 3))
+    assert model.heaviest(first=False, last=True) == pytest.approx((0, 2, 3))
+    assert model.heaviest(first=False, last=False) == pytest.approx((0, 2, 3))
+    plain = load_config(
+        write_config(model='[model]\npath="weights"\nweight_dtype="float16"', estimator="")
+    ).model
+    assert plain.bytes_of_layers(range(2)) == 2 * plain.layer_bytes == 4 * plain.layer_parameters
+
+
+def test_a_stage_of_unquantised_layers_has_less_room(write_config: WriteConfig) -> None:
+    """Eight layers of fp8, of which the last four were left: a cut in the middle is uneven."""
+    names = [f"model.layers.{layer}" for layer in range(4, 8)]
+    left = {"quant_method": "fp8", "modules_to_not_convert": names}
+    folder_with(write_config().parent, quantization_config=left, num_hidden_layers=8)
+    model = load_config(write_config(model='[model]\npath="weights"', estimator="")).model
+    memory = Memory(model, 1.0, Runtime(), 16, 1)
+    first, last = (
+        memory.weights(1, Position(first=first, last=not first), np.array([4])).item()
+        for first in (True, False)
+    )
+    tables = model.vocab * model.hidden * 2
+    assert last - tables == pytest.approx(2 * (first - tables), rel=1e-3)
+    whole = memory.weights(1, Position(first=True, last=False), np.array([8])).item()
+    assert first + last == pytest.approx(whole + tables, rel=1e-6)
 
 
 def test_what_model_optimizer_writes_beside_the_config(write_config: WriteConfig) -> None:
@@ -228,7 +302,11 @@ def test_what_model_optimizer_writes_beside_the_config(write_config: WriteConfig
     (folder / "hf_quant_config.json").write_text(json.dumps(NVFP4))
     model = load_config(write_config(model='[model]\npath="weights"', estimator="")).model
     assert (model.quantization, model.weight_dtype) == ("modelopt", "int4")
-    assert model.scale_bytes == pytest.approx(1 / 16)
+    assert model.weight_bytes == pytest.approx((0.5 + 1 / 16,) * 2)
+    (folder / "hf_quant_config.json").write_text(json.dumps(BY_LAYER))
+    model = load_config(write_config(model='[model]\npath="weights"', estimator="")).model
+    assert (model.quantization, model.weight_dtype) == ("modelopt", "fp8")
+    assert model.weight_bytes == pytest.approx((PLAIN, (DOWN + PLAIN * (ALL - DOWN)) / ALL))
 
 
 @pytest.mark.parametrize("by", ["path", "name"])
@@ -253,6 +331,29 @@ def test_the_remedy_for_an_unknown_type_works(by: str, write_config: WriteConfig
         load_config(write_config(model=text))
     assert "layers, hidden" in caught.value.remedy
     assert load_config(write_config(model=text + FACTS)).model.layers == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        ({"num_hidden_layers": "many"}, "layers = 2"),
+        ({"hidden_size": None}, "hidden = 96"),
+        ({"vocab_size": 1 << 40}, "vocab = 1000"),
+        ({"num_key_value_heads": "two"}, "kv_heads = 2"),
+        ({"head_dim": "wide"}, "head_dim = 32"),
+        ({"max_position_embeddings": -1}, "max_positions = 8192"),
+    ],
+)
+@pytest.mark.parametrize("by", ["path", "name"])
+def test_the_remedy_for_an_odd_fact_works(
+    by: str, changes: dict[str, Any], fact: str, write_config: WriteConfig
+) -> None:
+    folder_with(write_config().parent, **changes)
+    text = f'[model]\n{by}="weights"\n'
+    with pytest.raises(UserError, match=next(iter(changes))) as caught:
+        load_config(write_config(model=text))
+    assert "in [model]" in caught.value.remedy
+    assert load_config(write_config(model=text + fact, estimator="")).model.head_dim == 32
 
 
 @pytest.mark.parametrize("by", ["path", "name"])
