@@ -1,4 +1,4 @@
-"""A GPU, an instance type and an optimizer for shuntserve.
+"""A GPU, an instance type, an optimizer, a spot source, a check and a launcher for shuntserve.
 
 This module is imported whenever shuntserve lists plugins, so it imports nothing heavy.
 """
@@ -42,3 +42,18 @@ def shuntserve_register_optimizers() -> Iterable[Provider]:
         "shuntserve_homelab.by_memory:ByMemory",
         "One pipeline over everything, layers by memory",
     )
+
+
+@hookimpl
+def shuntserve_register_spot_sources() -> Iterable[Provider]:
+    yield Provider("ups", "shuntserve_homelab.ups:Ups", "Mains that fail, as a battery tells")
+
+
+@hookimpl
+def shuntserve_register_checks() -> Iterable[Provider]:
+    yield Provider("ups", "shuntserve_homelab.ups:UpsCheck", "Whether the battery says anything")
+
+
+@hookimpl
+def shuntserve_register_launchers() -> Iterable[Provider]:
+    yield Provider("attended", "shuntserve_homelab.attended:Attended", "Agents in the foreground")
