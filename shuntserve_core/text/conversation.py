@@ -26,7 +26,14 @@ from typing import Any
 import msgspec
 
 from shuntserve_core.text.abilities import ABSENT, REASONING, Abilities
-from shuntserve_core.text.template import AMPLE, Budget, ChatTemplate, Message, TemplateError
+from shuntserve_core.text.template import (
+    AMPLE,
+    Budget,
+    ChatTemplate,
+    Message,
+    OutOfBudget,
+    TemplateError,
+)
 
 _HIDDEN = frozenset({"annotations"})
 """Fields of servers' answers, which histories have; no model was trained on them."""
@@ -94,12 +101,14 @@ class Conversations:
         """
         words: list[_Word] = []
         shape = [_shape(message, index, words) for index, message in enumerate(messages)]
-        key = msgspec.json.encode((shape, bool(options["tools"]), options["extra"]))
+        given = bool(options["tools"]), bool(options["documents"]), options["extra"]
+        key = msgspec.json.encode((shape, given))
         if not words or key in self._whole:
             return
+        room = Budget(budget.steps, budget.characters + _WORD * len(words))
         try:
-            prompt = self.template.render(shape, budget=budget, **options)
-        except Lost:
+            prompt = self.template.render(shape, budget=room, **options)
+        except OutOfBudget:
             raise
         except TemplateError:  # it wants something of the texts themselves
             return
@@ -299,6 +308,10 @@ def _call_shape(
     if isinstance(function["arguments"], str):
         arguments = json.dumps(arguments)
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+_WORD = 32
+"""Characters of a word, at most."""
 
 
 def _word(index: int, kind: str, what: str, words: list[_Word]) -> str:

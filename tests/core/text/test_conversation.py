@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shuntserve_core.testing.chats import CHATS, TOOLS
-from shuntserve_core.text import TextTokenizer
+from shuntserve_core.text import Budget, OutOfBudget, TextTokenizer
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from tests.core.text.prompts import Both
 from tests.core.text.styles import CHATML, NULLS, PARTS_OR_TEXT, STYLES, THINKING
@@ -226,6 +226,17 @@ def test_a_text_of_the_same_shape_is_not_looked_at_again(make: Make) -> None:
     assert len(conversations._whole) == 1
     both.ours({"messages": [{**HELLO, "content": "Another"}]})
     assert len(conversations._whole) == 1
+
+
+def test_whoever_looks_twice_has_no_more_to_spend(make: Make) -> None:
+    both = make(CHATML)
+    conversations = both._ours.conversations(with_tools=False)
+    assert conversations is not None
+    messages = [{"role": "user", "content": "x"}] * 10
+    enough = len(conversations.prompt(messages))
+    assert conversations.prompt([*messages[:-1], HELLO], budget=Budget(10, enough + 4))
+    with pytest.raises(OutOfBudget):
+        conversations.prompt(messages, budget=Budget(9, enough))
 
 
 def test_documents_may_be_among_the_variables(make: Make) -> None:
