@@ -45,7 +45,7 @@ def unwritable(error: OSError, where: Path | str = "") -> UserError:
     return UserError(
         f"cannot write: {reason}",
         where=str(where or error.filename or ""),
-        remedy=f"{remedy} {_SETTINGS}",
+        remedy=f"{remedy} {_SETTINGS}" if "place" in remedy else remedy,
     )
 
 

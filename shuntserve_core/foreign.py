@@ -116,6 +116,23 @@ def read_bytes(path: Path, most: int = MOST_FILE_BYTES) -> bytes:
     return data
 
 
+def read_any(path: Path, most: int = MOST_FILE_BYTES) -> bytes:
+    """A file or pipe of the user's own, as far as it goes.
+
+    Raises `UserError` where that is further than `most`, as with a device that never ends;
+    `OSError` as reading does.
+    """
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(
+            f"is larger than the {most} bytes that make sense",
+            where=str(path),
+            remedy="see whether it is the right file, or give a part of it",
+        )
+    return data
+
+
 def file_inside(folder: Path, name: str) -> Path:
     """The file of that name in a folder, links followed as long as they stay in it.
 

@@ -20,8 +20,12 @@ from shuntserve_core.config.serving import check_spares
 from shuntserve_core.config.structure import NameLookup, make_converter
 from shuntserve_core.config.workload import resolve_workload
 from shuntserve_core.errors import UserError, did_you_mean
+from shuntserve_core.foreign import read_any
 from shuntserve_core.registry import Registry
 from shuntserve_core.types import Cluster, GpuSpec, InstanceType, ModelSpec, Objective, Workload
+
+MOST_BYTES = 16 << 20
+"""Of a configuration; real ones have thousands."""
 
 
 @frozen
@@ -104,7 +108,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     """The content of a TOML file.  Raises `UserError` for one that cannot be read."""
     where = str(file)
     try:
-        return tomli.loads(file.read_bytes().decode("utf-8"))
+        return tomli.loads(read_any(file, MOST_BYTES).decode("utf-8"))
     except FileNotFoundError:
         near = [str(other) for other in file.parent.glob("*.toml")]
         raise UserError("no such file", where=where, remedy=did_you_mean(where, near)) from None

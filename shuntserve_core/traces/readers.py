@@ -21,16 +21,18 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from shuntserve_core.errors import UserError
-from shuntserve_core.foreign import parse_json
+from shuntserve_core.foreign import parse_json, read_any
 from shuntserve_core.traces.workload import Requests
 
 LONGEST = 10_000_000
 """Tokens of the longest prompt or answer that is believed."""
+MOST_BYTES = 1 << 30
+"""Of a trace, also once it is decompressed: a year of requests of a busy service."""
 GZIP = b"\x1f\x8b"
 """How files begin that gzip has compressed."""
 
@@ -127,9 +129,13 @@ def read_requests(file: Path, *, timed: bool = True) -> Requests:
 def text_of(file: Path) -> str:
     """A text file, also one that gzip has compressed, whatever its name.  Raises `UserError`."""
     try:
-        data = file.read_bytes()
+        data = read_any(file, MOST_BYTES)
         if data.startswith(GZIP):
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=BytesIO(data)) as compressed:
+                data = compressed.read(MOST_BYTES + 1)
+            if len(data) > MOST_BYTES:
+                reason = f"holds more than the {MOST_BYTES} bytes that make sense"
+                raise UserError(reason, where=str(file), remedy="give a part of it")
         return data.decode("utf-8-sig")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(

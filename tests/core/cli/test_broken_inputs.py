@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.placement_json import read_placement
+from shuntserve_core.traces import readers
 from shuntserve_core.traces.events import read_events
 from shuntserve_core.traces.readers import read_requests
 from shuntserve_core.traces.spot import read_any_events
@@ -233,6 +234,21 @@ def test_traces_that_are_odd_and_sound(tmp_path: Path, rows: bytes, count: int) 
     file = tmp_path / "trace.csv"
     file.write_bytes(gzip.compress(b"# of a Tuesday\n" + ROW + rows))
     assert len(read_requests(file)) == count
+
+
+def test_what_never_ends_is_refused(
+    shuntserve: Shuntserve, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(readers, "MOST_BYTES", 1 << 20)
+    said = refused(shuntserve, "check", "/dev/zero")
+    assert said.startswith("/dev/zero: is larger than the 16777216 bytes that make sense; see")
+    bomb = tmp_path / "bomb.gz"
+    bomb.write_bytes(gzip.compress(b"\n" * (2 << 20)))
+    for file in ("/dev/zero", bomb):
+        for flags in (("--workload", file), ("--rate", 1, "--events", file)):
+            assert "than the 1048576 bytes that make sense; " in refused(
+                shuntserve, "simulate", config, *flags
+            )
 
 
 EVENTS = [

