@@ -1,10 +1,12 @@
-"""Carrying out a succession: new pipelines beside old ones, the switch, and the end of the old."""
+"""Carrying out what was decided about pipelines: their start, the switch, and their end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from shuntserve_core.control_plane.policy.capacity import gpus_of
@@ -13,101 +15,53 @@ from shuntserve_core.node.client import AgentLost
 from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.run import EngineFailed, PipelineRun
 from shuntserve_core.runtime.states import PipelineState
-from shuntserve_core.runtime.succession import Succession
 from shuntserve_core.runtime.switching import END, READY, Switch
 
+logger = logging.getLogger(__name__)
 
-async def carry_out(cluster: RunningCluster, succession: Succession) -> None:
-    """Bring the new pipelines up, beside the old or after them as the strategy says; switch over.
 
-    Returns at once when the succession is abandoned; whoever abandons it stops the new pipelines.
+async def prepare(cluster: RunningCluster, run: PipelineRun, *, afresh: bool) -> None:
+    """Have a pipeline stand by; `afresh` without weights that its tensor stores held.
+
+    Whatever goes wrong, it has failed then and nobody waits for it.
     """
-    if not cluster.strategy.concurrent:
-        await _end_first(cluster, succession)
-    if not succession.abandoned.is_set():
-        await asyncio.gather(*(_prepare(cluster, succession, run) for run in succession.new))
-    if not succession.abandoned.is_set():
-        await _switch(cluster, succession)
-
-
-async def abandon(cluster: RunningCluster, succession: Succession, reason: str) -> None:
-    """Stop the new pipelines; what is old goes on."""
-    if not succession.abandoned.is_set():
-        succession.abandoned.set()
-        cluster.note("given up", start=[run.name for run in succession.new], reason=reason)
-        await asyncio.gather(*(run.stop(reason) for run in succession.new))
-
-
-async def _prepare(cluster: RunningCluster, succession: Succession, run: PipelineRun) -> None:
     try:
+        if afresh:
+            await _drop_stores(cluster, run)
         await run.prepare()
     except (EngineFailed, UserError) as error:
         run.fail(str(error))
-        if succession.optional:
-            await abandon(cluster, succession, f"{run.name} failed: {error}")
+    except Exception as error:
+        logger.exception("the start of %s failed", run.name)
+        run.fail(f"{type(error).__name__}: {error}")
 
 
-async def _end_first(cluster: RunningCluster, succession: Succession) -> None:
-    """Without concurrent initialization: serve to the last, stop, and start from nothing."""
-    while not succession.abandoned.is_set():
-        left = _seconds_left(cluster, succession)
-        if left <= 0:
-            break
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(succession.abandoned.wait(), min(left, 0.5))
-    if succession.abandoned.is_set():
-        return
-    await asyncio.gather(
-        *(retire(cluster, run, "its successor is to start") for run in succession.old)
-    )
-    for run in succession.new:
-        for name, gpu in gpus_of(run.plan):
-            node = cluster.nodes[name]
-            node.held.pop(gpu, None)
-            if node.agent is not None and node.present:
-                with contextlib.suppress(AgentLost, UserError):
-                    await node.agent.drop_store(gpu)
+async def _drop_stores(cluster: RunningCluster, run: PipelineRun) -> None:
+    for name, gpu in gpus_of(run.plan):
+        node = cluster.nodes[name]
+        node.held.pop(gpu, None)
+        if node.agent is not None and node.present:
+            with contextlib.suppress(AgentLost, UserError):
+                await node.agent.drop_store(gpu)
 
 
-def _seconds_left(cluster: RunningCluster, succession: Succession) -> float:
-    """How long the old pipelines may go on serving."""
-    deadlines = [
-        node.deadline
-        for run in succession.old
-        if run.serves
-        for node in run.nodes
-        if node.deadline is not None
-    ]
-    margin = cluster.config.document.serve.switch_margin
-    return min(deadlines) - margin - time.time() if deadlines else 0.0
+async def switch(
+    cluster: RunningCluster, run: PipelineRun, others: Sequence[PipelineRun], *, release_first: bool
+) -> None:
+    """Take GPUs from the others that have them, and have a pipeline that stands by serve.
 
-
-async def _switch(cluster: RunningCluster, succession: Succession) -> None:
-    """Take GPUs from those that have them, give them to the new pipelines, and end the old."""
-    for run in succession.new:
-        if run.state is PipelineState.STANDBY:
-            await _take_over(cluster, run)
-    if succession.served:
-        await asyncio.gather(
-            *(retire(cluster, run, "its successor serves") for run in succession.old)
-        )
-        cluster.spawn(_release_weights(cluster))
-
-
-async def _take_over(cluster: RunningCluster, run: PipelineRun) -> None:
+    `release_first`: its KV memory grows into what only the others' weights needed.
+    """
     began = time.monotonic()
-    sharing = [
-        other
-        for other in cluster.runs.values()
-        if other is not run and not other.coming and gpus_of(other.plan) & gpus_of(run.plan)
-    ]
-    interrupted = any(other.serves for other in sharing)
-    await asyncio.gather(*(retire(cluster, other, f"replaced by {run.name}") for other in sharing))
+    interrupted = any(other.serves for other in others)
+    for other in others:
+        retire(cluster, other, f"replaced by {run.name}")
+    await asyncio.gather(*(other.gone.wait() for other in others))
+    gone = time.monotonic()
+    if release_first:
+        await release_weights(cluster)
     if run.state is not PipelineState.STANDBY:
         return
-    gone = time.monotonic()
-    if any(run.kv_bytes > other.kv_bytes for other in sharing):
-        await _release_weights(cluster)  # KV memory grows into what only the old engine needed
     if interrupted:
         run.switch = Switch(cluster.dispatcher.observer.switched)
         run.switch.took(END, gone - began)
@@ -134,7 +88,6 @@ def admit(cluster: RunningCluster, run: PipelineRun) -> None:
         on_first_token=partial(_first_token, cluster, run),
     )
     cluster.note("pipeline serves", pipeline=run.name, switch_seconds=run.switch_seconds)
-    cluster.wake.set()
 
 
 def _first_token(cluster: RunningCluster, run: PipelineRun, seconds: float) -> None:
@@ -143,21 +96,23 @@ def _first_token(cluster: RunningCluster, run: PipelineRun, seconds: float) -> N
         cluster.note("first token after the switch", pipeline=run.name, seconds=run.switch.seconds)
 
 
-async def retire(cluster: RunningCluster, run: PipelineRun, reason: str) -> None:
-    """Move the requests of a pipeline elsewhere and end its engine; returns when it is gone."""
+def retire(cluster: RunningCluster, run: PipelineRun, reason: str) -> None:
+    """Move the requests of a pipeline that serves elsewhere and end its engine."""
     if not run.serves:
-        await run.gone.wait()
         return
     run.machine.to(PipelineState.DRAINING, reason)
     cluster.note("requests move", pipeline=run.name, reason=reason)
     cluster.dispatcher.migrate(run.name)
     cluster.dispatcher.remove_pipeline(run.name)
+    cluster.spawn(_end(cluster, run, reason))
+
+
+async def _end(cluster: RunningCluster, run: PipelineRun, reason: str) -> None:
     await run.stop(reason)
     cluster.note("pipeline ended", pipeline=run.name, reason=reason)
-    cluster.wake.set()
 
 
-async def _release_weights(cluster: RunningCluster) -> None:
+async def release_weights(cluster: RunningCluster) -> None:
     """Have stores drop layers that no live pipeline needs any more."""
     for node in list(cluster.nodes.values()):
         if node.agent is None or not node.present:

@@ -6,11 +6,10 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from shuntserve_core.config.loader import Config
-from shuntserve_core.control_plane.policy.capacity import FreeNode, Held, gpus_of, without_gpus
 from shuntserve_core.control_plane.policy.strategy import Strategy
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.launcher import AgentAddress, Launcher
@@ -63,15 +62,10 @@ class RunningCluster:
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self.started = time.time()
         self.wake = asyncio.Event()
-        """Set by whoever changes a state that may call for a decision."""
-        self.capacity_came = False
-        """Whether there may be a better placement than when it was last looked for."""
-        self.on_vacancy: Callable[[PipelineRun], None] = lambda _: None
-        """Told of every pipeline that failed: the manager's to set."""
+        """Set by every change of a state, and by whatever else may call for a decision."""
         self.on_note: Callable[[], None] = lambda: None
         """Called after every line of the account: whoever tells people sets it."""
         self.closing = False
-        self._numbers = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def note(self, what: str, **facts: Any) -> None:
@@ -86,26 +80,12 @@ class RunningCluster:
         """A node that is expected to join."""
         instance = name.rpartition("#")[0]
         offer = next(o for o in self.config.cluster.offers if o.instance.name == instance)
-        machine = Machine(name, NodeState.JOINING, NODE_TRANSITIONS, self.transitions)
+        wake = self._on_transition
+        machine = Machine(name, NodeState.JOINING, NODE_TRANSITIONS, self.transitions, wake)
         gpus = offer.instance.gpu_count
         node = Node(name, instance, gpus, offer.price, offer.market, machine)
         self.nodes[name] = node
         return node
-
-    def free(self, staying: Iterable[PipelineRun]) -> list[FreeNode]:
-        """GPUs of usable nodes that none of these pipelines has."""
-        used = frozenset[tuple[str, int]]().union(*(gpus_of(run.plan) for run in staying))
-        return without_gpus([node.free for node in self.nodes.values() if node.usable], used)
-
-    @property
-    def holdings(self) -> dict[tuple[str, int], Held]:
-        """What every tensor store holds."""
-        return {
-            (node.name, gpu): held
-            for node in self.nodes.values()
-            if node.present
-            for gpu, held in node.held.items()
-        }
 
     @property
     def cost_per_hour(self) -> float:
@@ -114,25 +94,27 @@ class RunningCluster:
 
     # Pipelines
 
-    def new_run(self, plan: Pipeline) -> PipelineRun:
+    def new_run(self, name: str, plan: Pipeline) -> PipelineRun:
         """A pipeline that is to be brought up."""
-        self._numbers += 1
-        return self._add(PipelineRun(plan, self.nodes, self.settings, self._machine()))
+        return self._add(PipelineRun(plan, self.nodes, self.settings, self._machine(name)))
 
     def remembered_run(self, memory: dict[str, Any]) -> PipelineRun | None:
         """A pipeline that an earlier control plane brought up; None if it would differ now."""
         if not self.settings.made(launch_of(memory)):
             return None
-        self._numbers = max(self._numbers, int(str(memory["name"]).lstrip("p")))
         machine = self._machine(str(memory["name"]))
         return self._add(PipelineRun.remember(memory, self.nodes, self.settings, machine))
 
-    def _machine(self, name: str = "") -> Machine[PipelineState]:
-        name = name or f"p{self._numbers}"
-        return Machine(name, PipelineState.LOADING, PIPELINE_TRANSITIONS, self.transitions)
+    def _machine(self, name: str) -> Machine[PipelineState]:
+        wake, states = self._on_transition, PIPELINE_TRANSITIONS
+        return Machine(name, PipelineState.LOADING, states, self.transitions, wake)
+
+    def _on_transition(self, *_: object) -> None:
+        self.wake.set()
 
     def _add(self, run: PipelineRun) -> PipelineRun:
         run.on_failed = self._failed
+        run.on_gone = self.wake.set
         self.runs[run.name] = run
         return run
 
@@ -144,8 +126,6 @@ class RunningCluster:
         logger.warning("pipeline %s failed: %s", run.name, reason)
         self.dispatcher.remove_pipeline(run.name, run.cause)
         self.spawn(self._end_failed(run, reason))
-        self.on_vacancy(run)
-        self.wake.set()
 
     async def _end_failed(self, run: PipelineRun, reason: str) -> None:
         """Stop what is left of a pipeline that failed, and find out whether a node is to blame.
@@ -198,7 +178,7 @@ class RunningCluster:
 
     # Work in the background
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something whose failure must be seen, but not waited for."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
@@ -213,10 +193,6 @@ class RunningCluster:
             logger.error("could not be done: %s", error)
         elif error is not None:
             logger.error("a task of the cluster failed", exc_info=error)
-
-    def wake_later(self, seconds: float) -> None:
-        """Have the manager look again after a while."""
-        asyncio.get_running_loop().call_later(max(seconds, 0.0), self.wake.set)
 
     async def cancel_work(self) -> None:
         """Give up everything in the background."""

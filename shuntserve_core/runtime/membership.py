@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from shuntserve_core.control_plane.policy import actions as act
 from shuntserve_core.control_plane.policy.capacity import gpus_of
+from shuntserve_core.control_plane.policy.notices import hear
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import ForkingEngine
 from shuntserve_core.interfaces.launcher import AgentAddress, NodeSpec
@@ -75,70 +77,52 @@ class Membership:
 
     def on_spot_event(self, event: SpotEvent) -> None:
         """A cloud, a trace or a person says something; it may have been said before."""
-        if self._cluster.closing:
+        cluster = self._cluster
+        if cluster.closing:
             return
-        node = self._cluster.nodes.get(event.node)
-        if node is None or node.machine.state is NodeState.LOST:
-            if event.kind == "restored":
-                self._restored(event)
-        elif event.kind in ("withdrawn", "restored"):
-            self._withdraw(node)
-        elif event.kind == "lost":
-            self._cluster.spawn(self._end(node, f"lost without notice ({event.source})"))
-        elif event.kind == "notice":
-            self._notice(node, event)
-        else:
-            self._cluster.note("rebalance recommended", node=node.name, source=event.source)
+        nodes = {name: node.view() for name, node in cluster.nodes.items()}
+        offered, default = (
+            cluster.config.cluster.catalog,
+            default_notice(cluster.config, event.source),
+        )
+        for action in hear(nodes, event, time.time(), offered, default):
+            if isinstance(action, act.Report):
+                cluster.note(action.what, **action.facts)
+            else:
+                self.carry_out(action)
 
-    def _notice(self, node: Node, event: SpotEvent) -> None:
-        default = default_notice(self._cluster.config, event.source)
-        deadline = time.time() + default if event.deadline is None else event.deadline
-        if node.deadline is not None and (event.deadline is None or deadline >= node.deadline):
-            return  # heard before; only an earlier deadline is news
-        node.deadline, node.enforced = deadline, node.enforced or event.enforced
-        left = round(deadline - time.time(), 1)
-        self._cluster.note("interruption notice", node=node.name, seconds=left, source=event.source)
+    def carry_out(self, action: act.Action) -> None:
+        """Have done what was decided about a node."""
+        cluster = self._cluster
+        match action:
+            case act.Join(name):
+                # It is joining from now on, so that a repetition of this changes nothing.
+                cluster.spawn(self._join_again(cluster.new_node(name)))
+            case act.Notice(name, deadline, enforced):
+                self._notice(cluster.nodes[name], deadline, enforced=enforced)
+            case act.Withdraw(name):
+                self._withdraw(cluster.nodes[name])
+            case act.EndNode(name, reason):
+                cluster.nodes[name].ending = True
+                cluster.spawn(self._end(cluster.nodes[name], reason))
+                cluster.wake.set()
+
+    def _notice(self, node: Node, deadline: float, *, enforced: bool) -> None:
+        node.deadline, node.enforced = deadline, enforced
         if node.present:
-            node.machine.to(NodeState.NOTICED, f"notice of {event.source or 'unknown origin'}")
-        self._cluster.spawn(self._until_deadline(node, deadline))
+            node.machine.to(NodeState.NOTICED, "it will be taken")
         self._cluster.wake.set()
 
     def _withdraw(self, node: Node) -> None:
         node.deadline, node.enforced = None, False
         if node.machine.state is NodeState.NOTICED:
             node.machine.to(NodeState.UP, "notice withdrawn")
-            self._cluster.note("notice withdrawn", node=node.name)
-            self._came()
-
-    def _came(self) -> None:
-        self._cluster.capacity_came = True
-        self._cluster.wake.set()
-
-    def _restored(self, event: SpotEvent) -> None:
-        cluster = self._cluster
-        if event.node.rpartition("#")[0] not in cluster.config.cluster.catalog:
-            cluster.note("restored node is of no offered type", node=event.node)
-            return
-        cluster.note("restored", node=event.node, source=event.source)
-        # It is joining from now on, so that a repetition of this event changes nothing.
-        cluster.spawn(self._join_again(cluster.new_node(event.node)))
 
     async def _join_again(self, node: Node) -> None:
         try:
             await self._launch(node)
         except UserError as error:
             self._cluster.note("node did not come back", node=node.name, reason=str(error))
-        else:
-            self._came()
-
-    async def _until_deadline(self, node: Node, deadline: float) -> None:
-        """Have the manager look shortly before a node goes, and end it if nobody else will."""
-        margin = self._cluster.config.document.serve.switch_margin
-        await asyncio.sleep(max(0.0, deadline - margin - time.time()))
-        self._cluster.wake.set()
-        await asyncio.sleep(max(0.0, deadline - time.time()))
-        if node.enforced and node.deadline == deadline:
-            await self._end(node, "taken at the deadline")
 
     async def _end(self, node: Node, reason: str) -> None:
         node.ending = True
@@ -167,7 +151,6 @@ class Membership:
                 run.fail(f"{node.name} is lost")
         if node.agent is not None:
             cluster.spawn(node.agent.close())
-        cluster.wake.set()
 
     def _on_agent_event(self, node: Node, event: dict[str, Any]) -> None:
         if event["event"] == "store-exit":
@@ -188,7 +171,7 @@ class Membership:
         self._cluster.note("tensor store ended", node=node.name, gpu=gpu, code=code)
         for run in self._cluster.runs.values():
             if run.live and (node.name, gpu) in gpus_of(run.plan):
-                run.doomed = run.doomed or f"the tensor store of {node.name}, GPU {gpu}, ended"
+                run.fault = run.fault or f"the tensor store of {node.name}, GPU {gpu}, ended"
         self._cluster.wake.set()
 
     # A control plane that comes back
@@ -206,7 +189,6 @@ class Membership:
             for engine in described["engines"]:
                 parts.setdefault(engine["engine_id"], {})[node.name] = engine
         await asyncio.gather(*(self._adopt_engine(e, there) for e, there in parts.items()))
-        self._came()
 
     async def _adopt_engine(self, engine_id: str, parts: dict[str, dict[str, Any]]) -> None:
         memory = next(iter(parts.values()))["launch"]

@@ -7,7 +7,8 @@ from typing import Any
 
 from attrs import define, field
 
-from shuntserve_core.control_plane.policy.capacity import FreeNode, Held
+from shuntserve_core.control_plane.policy.capacity import Held
+from shuntserve_core.control_plane.policy.view import NodeView
 from shuntserve_core.node.client import AgentClient
 from shuntserve_core.runtime.states import Machine, NodeState
 
@@ -51,14 +52,18 @@ class Node:
         """Whether what ends on it ends because of it: it is lost, or will be soon."""
         return self.ending or not self.usable
 
-    def goes_within(self, seconds: float) -> bool:
-        """Whether its deadline is so near."""
-        return self.deadline is not None and self.deadline - seconds <= time.time()
-
-    @property
-    def free(self) -> FreeNode:
-        """All its GPUs, for planning."""
-        return FreeNode(self.name, self.instance, tuple(range(self.gpus)))
+    def view(self, ahead: float = 0.0) -> NodeView:
+        """What a decision may know of it, on a clock so many seconds ahead of the epoch's."""
+        return NodeView(
+            self.name,
+            self.instance,
+            tuple(range(self.gpus)),
+            self.machine.state,
+            None if self.deadline is None else self.deadline + ahead,
+            self.enforced,
+            self.ending,
+            dict(self.held),
+        )
 
     def describe(self) -> dict[str, Any]:
         """As JSON."""

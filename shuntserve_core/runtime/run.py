@@ -12,8 +12,8 @@ from typing import Any
 
 import cattrs
 
-from shuntserve_core.control_plane.policy.backoff import Backoff
 from shuntserve_core.control_plane.policy.capacity import Held, nodes_of
+from shuntserve_core.control_plane.policy.view import PipelineView
 from shuntserve_core.errors import UserError
 from shuntserve_core.interfaces.engine import EngineLaunch
 from shuntserve_core.interfaces.link import READY, STANDBY, EngineLink, LinkLost
@@ -23,7 +23,7 @@ from shuntserve_core.node.logs import ended_how
 from shuntserve_core.placement_json import pipeline_from_json, pipeline_to_json
 from shuntserve_core.runtime.launches import EngineSettings, engine_launch, on_gpus
 from shuntserve_core.runtime.nodes import Node
-from shuntserve_core.runtime.states import COMING, LIVE, Machine, PipelineState
+from shuntserve_core.runtime.states import COMING, LIVE, Machine, NodeState, PipelineState
 from shuntserve_core.runtime.suspects import Cause
 from shuntserve_core.runtime.switching import MAPPING, MEMORY, Switch
 from shuntserve_core.tensorstore.spec import ShardSpec
@@ -73,11 +73,11 @@ class PipelineRun:
         self.engine_id = f"{machine.name}-{secrets.token_hex(4)}"
         self.link: EngineLink | None = None
         self.on_failed: Callable[[PipelineRun, str], None] | None = None
-        """Called once, with the reason, when the engine is of no more use."""
-        self.doomed = ""
+        """Called once, with the reason, when the engine will not serve any more."""
+        self.on_gone: Callable[[], None] = lambda: None
+        """Called when no process of it is left."""
+        self.fault = ""
         """Why it must be replaced although it serves and its nodes stay; empty if it need not."""
-        self.retry = Backoff()
-        """Before which time it is not tried to put something in its place."""
         self.gone = asyncio.Event()
         """Set when no process of it is left on any node that answers."""
         self.started = time.time()
@@ -124,7 +124,7 @@ class PipelineRun:
     def leaving(self) -> str:
         """Why it cannot stay as it is; empty if it can."""
         going = sorted(node.name for node in self._nodes.values() if not node.usable)
-        return self.doomed or (f"loses {', '.join(going)}" if going else "")
+        return self.fault or (f"loses {', '.join(going)}" if going else "")
 
     @property
     def cause(self) -> Cause:
@@ -137,19 +137,20 @@ class PipelineRun:
         """Whether all its nodes are there, and nobody is ending one."""
         return all(node.present and not node.ending for node in self._nodes.values())
 
-    @property
-    def seconds_served(self) -> float | None:
-        """Since it began to serve, if it ever did."""
-        return None if self.serving_since is None else time.time() - self.serving_since
-
-    def due(self, margin: float) -> bool:
-        """Whether one of its nodes will be taken within `margin` seconds."""
-        return any(node.goes_within(margin) for node in self._nodes.values())
-
-    def retry_after_failure(self, now: float) -> Backoff:
-        """When to try again: later each time, but at once if it failed for want of a node."""
-        well = all(node.usable for node in self._nodes.values())
-        return self.retry.after_failure(now) if well else self.retry
+    def view(self, ahead: float) -> PipelineView:
+        """What a decision may know of it, on a clock so many seconds ahead of the epoch's."""
+        lost = {name for name, node in self._nodes.items() if node.machine.state is NodeState.LOST}
+        since = self.serving_since
+        return PipelineView(
+            self.name,
+            self.plan,
+            self.state,
+            frozenset(lost),
+            self.fault,
+            None if since is None else since + ahead,
+            self.gone.is_set(),
+            self.kv_bytes,
+        )
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -327,14 +328,15 @@ class PipelineRun:
         """End every process of this engine, wherever its node still answers; whether all did."""
         self.machine.to(PipelineState.STOPPED, reason)
         self._end_waiting()
-        self.let_go()
+        self.close_link()
         try:
             answers = (self._stop_on(node, grace) for node in self._nodes.values())
             return all(await asyncio.gather(*answers))
         finally:
             self.gone.set()
+            self.on_gone()
 
-    def let_go(self) -> None:
+    def close_link(self) -> None:
         """Close the link."""
         link, self.link = self.link, None
         if link is not None:

@@ -5,7 +5,7 @@ A node:
     joining ──> up <──> noticed ──> lost
        └────────┴──────────────────^
 
-A pipeline (one engine on given GPUs; its successor is another pipeline):
+A pipeline (one engine on given GPUs; its replacement is another pipeline):
 
     loading ──> starting ──> standby ──> activating ──> serving ──> draining ──> stopped
        └───────────┴────────────┴────────────┴─────────────┴───────────┴──> failed ──> stopped

@@ -1,4 +1,4 @@
-"""How long a switch from one engine to its successor took, part by part."""
+"""How long a switch from one engine to its replacement took, part by part."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def replace(view: View) -> Decision | None:
     does, what is missing is forgotten, and a placement of everything is looked for instead.
     """
     memory = view.memory
-    orphans = [pipeline for pipeline in view.serving() if _needs_successor(view, pipeline)]
+    orphans = [pipeline for pipeline in view.serving() if _needs_replacement(view, pipeline)]
     missing = [one for one in memory.missing if one.backoff.is_over(view.now)]
     if not (orphans or missing):
         return None
@@ -54,7 +54,7 @@ def replace(view: View) -> Decision | None:
     return evolve(decision, memory=evolve(decision.memory, improve=True))
 
 
-def _needs_successor(view: View, pipeline: PipelineView) -> bool:
+def _needs_replacement(view: View, pipeline: PipelineView) -> bool:
     memory = view.memory
     return (
         bool(view.leaving(pipeline))

@@ -57,7 +57,7 @@ def end_first(view: View) -> Decision | None:
         deadline = deadline_of(view, serving)
         left = deadline is not None and view.now < deadline - view.settings.switch_margin
         if serving and not left:
-            reason = "its successor is to start"
+            reason = "its replacement is to start"
             return Decision(tuple(Retire(p.name, reason) for p in serving), view.memory)
     return None
 
@@ -104,7 +104,7 @@ def retire_replaced(view: View) -> Decision | None:
     for one in view.memory.replacements:
         serving = [p for p in _seen(view, one.old) if p.serves]
         if serving and _settled(view, one) and _served(view, one):
-            reason = "its successor serves"
+            reason = "its replacement serves"
             return Decision(tuple(Retire(p.name, reason) for p in serving), view.memory)
     return None
 

@@ -55,7 +55,7 @@ class NodeView:
     @property
     def usable(self) -> bool:
         """Whether new pipelines may be put here."""
-        return self.state is NodeState.UP
+        return self.state is NodeState.UP and not self.ending
 
     @property
     def present(self) -> bool:

@@ -108,7 +108,8 @@ async def test_a_switch_is_timed_part_by_part(tmp_path: Path) -> None:
         tasks = await streams(served, 12)
         await served.tell(node, "notice", 5.0)
         await asyncio.gather(*tasks)
-        await streams(served, 12)  # so that the successor has something to say
+        await wait_for(served, lambda s: any(run["switch"] for run in serving_runs(s)))
+        await streams(served, 12)  # so that the new one has something to say
         status = await wait_for(served, lambda s: says(s, "first token after the switch"))
         successor = next(run["switch"] for run in serving_runs(status) if run["switch"])
         assert successor.keys() == {"end", "ready", "first_token", "gap"}

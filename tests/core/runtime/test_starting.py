@@ -130,3 +130,24 @@ def test_what_workers_measured_is_in_the_status(
     monkeypatch.setattr(run.LinkClient, "connect", world.connect)
     running = run_virtually(started(tmp_path, world, 20.0), monkeypatch, MODULES)
     assert {pipeline["working_bytes"] for pipeline in running.status()["pipelines"]} == {123}
+
+
+class MisleadingWorld(World):
+    """Where an engine said that it listens, another one answers."""
+
+    async def connect(self, *arguments: Any) -> Any:
+        link = await super().connect(*arguments)
+        link.info = evolve(link.info, engine_id="somebody else's")
+        return link
+
+
+def test_requests_go_to_no_engine_but_the_one_that_was_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = MisleadingWorld()
+    monkeypatch.setattr(run.LinkClient, "connect", world.connect)
+    running = run_virtually(started(tmp_path, world, 20.0), monkeypatch, MODULES)
+    assert not any(one.serving_since for one in running.runs.values())
+    reasons = [line["reason"] for line in running.history if line["what"] == "pipeline failed"]
+    assert reasons
+    assert all(reason.startswith("another engine answers at") for reason in reasons), reasons

@@ -18,41 +18,37 @@ def run_of(name: str, state: PipelineState, said: list[str]) -> Any:
     async def activate() -> None:
         said.append(f"{name} activated")
 
+    gone = asyncio.Event()
+    gone.set()
     plan = Pipeline((Stage("x", 1, 8, "node", (0,)),), Estimate(1, 1, 1, 0, 0, 0, ()))
-    serves, coming = state is PipelineState.SERVING, state is PipelineState.STANDBY
     return SimpleNamespace(
-        name=name, state=state, plan=plan, serves=serves, coming=coming, activate=activate,
-        switch=None, switch_seconds=None,
+        name=name, state=state, plan=plan, serves=state is PipelineState.SERVING, gone=gone,
+        activate=activate, switch=None, switch_seconds=None,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("old_bytes", "new_bytes", "drops"), [(5, 5, False), (5, 6, True)])
+@pytest.mark.parametrize("drops", [False, True])
 def test_weights_make_room_before_kv_memory_grows(
-    monkeypatch: pytest.MonkeyPatch, old_bytes: int, new_bytes: int, *, drops: bool
+    monkeypatch: pytest.MonkeyPatch, *, drops: bool
 ) -> None:
     """The store of a GPU may hold layers that only the old engine needed."""
     said: list[str] = []
     told: list[str] = []
     old = run_of("old", PipelineState.SERVING, said)
     new = run_of("new", PipelineState.STANDBY, said)
-    old.kv_bytes, new.kv_bytes = old_bytes, new_bytes
-
-    async def retire(_cluster: object, run: Any, _reason: str) -> None:
-        said.append(f"{run.name} retired")
 
     async def release(_cluster: object) -> None:
         said.append("weights dropped")
 
-    monkeypatch.setattr(changes, "retire", retire)
-    monkeypatch.setattr(changes, "_release_weights", release)
+    monkeypatch.setattr(changes, "retire", lambda _, run, __: said.append(f"{run.name} retired"))
+    monkeypatch.setattr(changes, "release_weights", release)
     monkeypatch.setattr(changes, "admit", lambda _, run: said.append(f"{run.name} admitted"))
     cluster: Any = SimpleNamespace(
-        runs={"old": old, "new": new},
         dispatcher=SimpleNamespace(
             observer=SimpleNamespace(switched=lambda part, _: told.append(part))
         ),
     )
-    asyncio.run(changes._take_over(cluster, new))
+    asyncio.run(changes.switch(cluster, new, [old], release_first=drops))
     dropped = ["weights dropped"] if drops else []
     assert said == ["old retired", *dropped, "new activated", "new admitted"]
     assert told == ["end", "ready"]

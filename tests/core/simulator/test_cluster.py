@@ -77,7 +77,9 @@ def test_a_node_that_goes_is_paid_until_its_deadline(config: Config, placement: 
     assert result.cost == pytest.approx((3 * result.seconds + 35.0) * 0.5 / 3600)
 
 
-def test_the_successor_starts_beside_the_old_pipeline(config: Config, placement: Placement) -> None:
+def test_the_replacement_starts_beside_the_old_pipeline(
+    config: Config, placement: Placement
+) -> None:
     result = run(config, placement, NOTICE)
     old, new = result.pipelines[0], result.pipelines[3]
     [loading] = [note.facts["seconds"] for note in result.notes if note.what == "weights"]

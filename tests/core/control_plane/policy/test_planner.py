@@ -82,7 +82,7 @@ def test_a_lost_node_is_replaced_by_a_spare_of_its_type(config: Config) -> None:
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.sets(st.sampled_from([n.name for n in NODES]), min_size=1))
-def test_successors_avoid_what_is_gone(config: Config, gone: set[str]) -> None:
+def test_replacements_avoid_what_is_gone(config: Config, gone: set[str]) -> None:
     running = planner.place_on(config, NODES[:4], {})
     leaving = [p for p in running if nodes_of(p) & gone]
     staying = [p for p in running if not nodes_of(p) & gone]

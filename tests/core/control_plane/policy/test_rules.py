@@ -69,7 +69,7 @@ def started(name: str, *nodes: str) -> list[Action]:
     [
         rule("nothing happens: nothing follows", view(A0, A1, P1)),
         rule(
-            "a notice: the successor starts beside it, on a spare of the type",
+            "a notice: the replacement starts beside it, on a spare of the type",
             told(view(A0, A1, B0, P1), "a#0", "notice", 60.0),
             *started("p2", "a#1"),
         ),
@@ -146,7 +146,7 @@ def started(name: str, *nodes: str) -> list[Action]:
             Search(Anywhere((A1.free,))),
         ),
         rule(
-            "a successor comes up where it cannot stay: it fails at once",
+            "a replacement comes up where it cannot stay: it fails at once",
             view(NOTICED, A1, pipeline("p2", "a#0", state="starting"),
                  replacements=(replacing("p2", fills="a#1"),)),
             Fail("p2", "loses a#0"), *started("p3", "a#1"),
@@ -198,12 +198,12 @@ SAME_GPU = pipeline("p2", "a#0", state="standby")
     ("picture", "follows"),
     [
         rule(
-            "a successor that loads is waited for",
+            "a replacement that loads is waited for",
             view(NOTICED, A1, P1, pipeline("p2", "a#1", state="loading"),
                  replacements=(replacing("p2", "p1"),)),
         ),
         rule(
-            "a successor on other GPUs stands by: it serves first",
+            "a replacement on other GPUs stands by: it serves first",
             view(NOTICED, A1, P1, STANDBY, replacements=(replacing("p2", "p1"),)),
             Switch("p2"),
         ),
@@ -211,10 +211,10 @@ SAME_GPU = pipeline("p2", "a#0", state="standby")
             "and once it serves, the old one ends",
             view(NOTICED, A1, P1, pipeline("p2", "a#1"),
                  replacements=(replacing("p2", "p1", switched={"p2"}),)),
-            Retire("p1", "its successor serves"),
+            Retire("p1", "its replacement serves"),
         ),
         rule(
-            "a successor on the same GPUs takes them when the old one is gone",
+            "a replacement on the same GPUs takes them when the old one is gone",
             view(A0, pipeline("p1", "a#0", fault="store"), SAME_GPU,
                  replacements=(replacing("p2", "p1"),)),
             Switch("p2", ("p1",)),
@@ -238,7 +238,7 @@ SAME_GPU = pipeline("p2", "a#0", state="standby")
             Switch("p2", ("p1",)),
         ),
         rule(
-            "of two successors, the first to stand by waits for the other",
+            "of two replacements, the first to stand by waits for the other",
             view(NOTICED, A1, A2, P1, STANDBY, pipeline("p3", "a#2", state="starting"),
                  replacements=(replacing("p2 p3", "p1"),)),
         ),
@@ -264,7 +264,7 @@ SAME_GPU = pipeline("p2", "a#0", state="standby")
                  replacements=(replacing("p2", "p1", switched={"p2"}),)),
         ),
         rule(
-            "a notice is withdrawn before the switch: the successor is given up",
+            "a notice is withdrawn before the switch: the replacement is given up",
             told(view(NOTICED, A1, P1, pipeline("p2", "a#1", state="starting"),
                       replacements=(replacing("p2", "p1"),)), "a#0", "withdrawn"),
             Stop("p2", "what it was to replace can stay"),
@@ -281,7 +281,7 @@ SAME_GPU = pipeline("p2", "a#0", state="standby")
             Stop("p2", "p3 failed"), Forget("p3"),
         ),
         rule(
-            "a successor of what must go fails: the others are used",
+            "a replacement of what must go fails: the others are used",
             view(NOTICED, A1, A2, P1, STANDBY, ended("p3", "a#2"),
                  replacements=(replacing("p2 p3", "p1", optional=False),)),
             Switch("p2"),
@@ -290,7 +290,7 @@ SAME_GPU = pipeline("p2", "a#0", state="standby")
             "a better placement is switched to, and one of it fails then: the others are used",
             view(A0, A1, A2, P1, pipeline("p2", "a#1"), ended("p3", "a#2"),
                  replacements=(replacing("p2 p3", "p1", optional=True, switched={"p2", "p3"}),)),
-            Retire("p1", "its successor serves"),
+            Retire("p1", "its replacement serves"),
         ),
     ],
 )  # fmt: skip
@@ -315,7 +315,7 @@ GONE = evolve(P1, state=PipelineState.STOPPED, gone=True)
         ),
         pytest.param(
             (A0, evolve(P1, fault="its store ended")),
-            [Retire("p1", "its successor is to start")],
+            [Retire("p1", "its replacement is to start")],
             id="it ends at once where there is no deadline",
         ),
         pytest.param(
@@ -448,7 +448,7 @@ def test_a_node_that_came_back_by_its_name_is_another_node() -> None:
     assert done(picture) == [Forget("p2"), *started("p3", "a#0")]
 
 
-def test_a_successor_fails_and_what_it_was_to_replace_serves_on() -> None:
+def test_a_replacement_fails_and_what_it_was_to_replace_serves_on() -> None:
     picture = view(NOTICED, A1, P1, ended("p2", "a#1"), replacements=(replacing("p2", "p1"),))
     memory = decide(picture).memory
     assert memory.backoffs == {"p1": Backoff(1, NOW + 2.0)}
@@ -457,7 +457,7 @@ def test_a_successor_fails_and_what_it_was_to_replace_serves_on() -> None:
     assert done(again) == started("p3", "a#1")
 
 
-def test_failures_are_counted_on_to_the_successor_of_what_has_just_started() -> None:
+def test_failures_are_counted_on_to_the_replacement_of_what_has_just_started() -> None:
     serves = pipeline("p2", "a#0", serving_since=NOW)
     picture = view(A0, serves, replacements=(replacing("p2", fills="a#0", backoff=Backoff(3)),))
     memory = decide(picture).memory
