@@ -64,8 +64,22 @@ def engine_facts(config: Config) -> EngineFacts:
         facts = EngineFacts()
     else:  # a plugin may lack the word for it
         facts = engine.facts() if hasattr(engine, "facts") else Engine.facts(engine)
+        _refuse_other(facts, EngineFacts, config, "engine", "facts")
     limits = [n for n in (facts.sequences, config.document.serve.max_batch) if n is not None]
     return evolve(facts, sequences=min(limits, default=None))
+
+
+def _refuse_other(found: object, wanted: type, config: Config, kind: str, method: str) -> None:
+    """Raise `UserError` that names the plugin where it did not keep to its protocol."""
+    if not isinstance(found, wanted):
+        name = getattr(config.document, kind).name
+        package = config.registry.entries(kind)[name].plugin.package
+        raise UserError(
+            f"{kind} {name!r} of package {package}: its `{method}` returned a "
+            f"{type(found).__name__}, not {wanted.__name__}",
+            where=str(config.file),
+            remedy=f"report it to the authors of {package}, or use another {kind}",
+        )
 
 
 def for_engine(config: Config, estimator: Estimator, *, firmly: bool) -> Estimator:

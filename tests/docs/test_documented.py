@@ -20,6 +20,7 @@ from shuntserve_core.config.fields import item_of, without_none
 from shuntserve_core.config.schema import plugin_options, plugin_tables
 from shuntserve_core.config.structure import OPTIONS_FIELD
 from shuntserve_core.registry import HOOKS, Registry
+from shuntserve_plugins.storage.s3 import S3Options
 
 
 def reference() -> str:
@@ -106,6 +107,13 @@ def test_plugin_options() -> None:
             keys = {field.name for field in attrs.fields(cls) if field.init}
             assert all(f"| `{key}` |" in section for key in keys), f"{kind} {name}"
             assert not keys & table_keys(table), f"no user can set them: {kind} {name}"
+
+
+def test_options_of_store_urls() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "weights.md").read_text()
+    options = {a.name for a in attrs.fields(S3Options)} - {"bucket", "prefix"}
+    assert len(options) >= 6
+    assert all(f"| `{option}` |" in page for option in options)
 
 
 def test_hooks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from shuntserve_core.config import Config, estimator_from, load_config
 from shuntserve_core.config.build import engine_facts, refuse_contradiction
 from shuntserve_core.errors import UserError
-from shuntserve_core.interfaces.engine import EngineFacts
+from shuntserve_core.hookspecs import Provider, hookimpl
+from shuntserve_core.interfaces.engine import EngineFacts, WorkerCommand
 from shuntserve_core.interfaces.estimator import EngineAware
 from shuntserve_core.registry import Registry
 from shuntserve_core.simulator.profile import EMBEDDED, VLLM, VLLM_0_8_1
@@ -87,10 +89,47 @@ def test_an_engine_that_cannot_be_imported_says_nothing(
 ) -> None:
     config = config_with(write_config, '[engine]\nname = "embedded"\n[serve]\nmax_batch = 9\n')
     assert engine_facts(config) == EngineFacts(64, 9, eager=True, chunked_prefill=True)
-    monkeypatch.setitem(
-        __import__("sys").modules, "shuntserve_plugins.engines.embedded.engine", None
-    )
+    monkeypatch.setitem(sys.modules, "shuntserve_plugins.engines.embedded.engine", None)
     assert engine_facts(config) == EngineFacts(sequences=9)
+
+
+class Vague:
+    """An engine that says what is no fact."""
+
+    needs_weights = False
+    features: frozenset[str] = frozenset()
+
+    def workers(self, launch: object) -> list[WorkerCommand]:
+        return []
+
+    def facts(self) -> object:
+        return {"step_tokens": 4}
+
+
+class Silent:
+    """An engine of before engines were asked for facts."""
+
+    needs_weights = False
+    features: frozenset[str] = frozenset()
+
+    def workers(self, launch: object) -> list[WorkerCommand]:
+        return []
+
+
+@hookimpl
+def shuntserve_register_engines() -> list[Provider]:
+    return [Provider("vague", f"{__name__}:Vague"), Provider("silent", f"{__name__}:Silent")]
+
+
+def test_engines_of_others(write_config: WriteConfig) -> None:
+    registry = Registry(extra={"mine": sys.modules[__name__]})
+    file = write_config('[engine]\nname = "silent"\n', estimator="[estimator]\n")
+    config = load_config(file, registry)
+    assert engine_facts(config) == EngineFacts()
+    assert setup_of(config).step_tokens == 2048
+    config = load_config(write_config('[engine]\nname = "vague"\n', estimator=""), registry)
+    with pytest.raises(UserError, match=r"'vague' of package .* `facts` returned a dict, not Eng"):
+        estimator_from(config)
 
 
 def test_every_bundled_engine_that_makes_steps_says_how() -> None:

@@ -13,6 +13,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from shuntserve_core import hookspecs
+from shuntserve_core.config.mistakes import Mistakes
+from shuntserve_core.config.plugins import PluginsTable, check_required
 from shuntserve_core.errors import UserError
 from shuntserve_core.hookspecs import Provider, Unusable, hookimpl
 from shuntserve_core.interfaces.optimizer import Problem
@@ -348,4 +350,42 @@ def test_entry_points_that_fail(installed: dict[str, str]) -> None:
     assert rows["bundled-gpus"]["hooks"] == [
         "shuntserve_register_gpus",
         "shuntserve_register_instance_types",
+    ]
+
+
+TWINS = """
+from shuntserve_core.hookspecs import hookimpl
+from shuntserve_core.types import GpuSpec
+
+@hookimpl
+def shuntserve_register_gpus():
+    for name in ("{name}", "Both"):
+        yield GpuSpec(name, {memory}, {{"float16": 1e9}}, 1.0)
+"""
+
+
+def test_two_packages_with_plugins_of_one_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package, memory in (("alpha", 1), ("beta", 2)):
+        module = TWINS.format(name=package, memory=memory)
+        (tmp_path / f"{package}_twin.py").write_text(module)
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[shuntserve]\ntwin = {package}_twin\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry()
+    assert registry.failures == {"beta:twin": "gpu Both: is already provided by alpha:twin"}
+    assert {"alpha", "beta", "L4"} <= registry.gpus.keys()
+    assert registry.gpus["Both"].memory_bytes == 1
+    alone = Registry(disabled=["alpha:twin"])
+    assert alone.failures == {}
+    assert "alpha" not in alone.gpus
+    assert alone.gpus["Both"].memory_bytes == 2
+    mistakes = Mistakes("x.toml")
+    check_required(PluginsTable(require=("alpha:twin", "twin")), alone, mistakes)
+    assert [error.message for error in mistakes.found] == [
+        '"alpha:twin" cannot be used: it is disabled',
+        '"twin" cannot be used: it is disabled',
     ]
