@@ -21,8 +21,9 @@ from shuntserve_core.weights.sources import CheckpointSource, SourceTensor
 from shuntserve_core.weights.traw import V1_DTYPES
 
 Shape = tuple[int, ...]
-_PLAIN = {dtype.name for dtype in V1_DTYPES}
-_BUFFERS = re.compile(
+PLAIN_NUMBERS = frozenset(dtype.name for dtype in V1_DTYPES)
+"""Element types that engines compute with."""
+BUFFERS = re.compile(
     r"\.(inv_freq|position_ids|masked_bias|(attn|attention|self_attn)\.(bias|mask))$"
 )
 """What old checkpoints saved of a module beside its weights: made anew by whoever needs it."""
@@ -152,7 +153,7 @@ def _refuse_other_kinds(names: Sequence[str], where: str) -> None:
 
 def _refuse_unread(expected: Mapping[str, Shape], unread: Mapping[str, str], where: str) -> None:
     for name, dtype in sorted(unread.items()):
-        if name in expected or (_of_decoder(name) and not _BUFFERS.search(name)):
+        if name in expected or (_of_decoder(name) and not BUFFERS.search(name)):
             raise UserError(
                 f"{name} is of type {dtype}, which is not plain numbers", where=where, remedy=PLAIN
             )
@@ -168,7 +169,7 @@ def _of_decoder(name: str) -> bool:
 def _check(tensor: SourceTensor, expected: Shape | None, where: str) -> None:
     name, shape, dtype = tensor.name, tensor.header.shape, tensor.header.dtype.name
     if expected is None:
-        if name == LM_HEAD or not _of_decoder(name) or _BUFFERS.search(name):
+        if name == LM_HEAD or not _of_decoder(name) or BUFFERS.search(name):
             return
         if _SCALED.search(name):
             raise UserError(
@@ -181,7 +182,7 @@ def _check(tensor: SourceTensor, expected: Shape | None, where: str) -> None:
             where=where,
             remedy="use the config.json that belongs to this checkpoint",
         )
-    if dtype not in _PLAIN:
+    if dtype not in PLAIN_NUMBERS:
         raise UserError(f"{name} is of type {dtype}: quantised weights", where=where, remedy=PLAIN)
     if shape != expected:
         raise UserError(

@@ -15,8 +15,11 @@ from shuntserve_core.positions import rotary_kind, rotary_table, rotary_theta
 from shuntserve_core.quantization import method_of, read_config
 from shuntserve_core.registry import Registry
 from shuntserve_core.types import ModelSpec
+from shuntserve_core.weights.accounting import BUFFERS, PLAIN_NUMBERS, expected_shapes
 from shuntserve_core.weights.checksum import checksum
+from shuntserve_core.weights.cutting import cut_of, shard_shape
 from shuntserve_core.weights.layout import CONFIG, parse_model_name
+from shuntserve_core.weights.manifest import Manifest, parse_shard_path
 from shuntserve_core.weights.stores import load_manifest, open_store
 
 _KEYS = (
@@ -93,13 +96,46 @@ def refuse_other_model(url: str, model: str, directory: Path, registry: Registry
         raise UserError(
             f"{CONFIG} in the store is damaged", where=f"{url}: {name}", remedy="push it again"
         )
-    if differ := differences(read_config(directory), parse_json(data)):
+    stored = parse_json(data)
+    if differ := differences(read_config(directory), stored):
         raise UserError(
             f"{directory / CONFIG} is of another model than the store's weights: "
             f"{', '.join(differ[:4])}",
             where=f"{url}: {name}",
             remedy="pull the store's own (shuntserve weights pull), or push this model",
         )
+    _refuse_odd_shards(manifest, stored, f"{url}: {name}")
+
+
+def _refuse_odd_shards(manifest: Manifest, config: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` for shards that are not what pushing a model of this config stores.
+
+    They are from a version that did not look, or from somebody else.
+    """
+    remedy = "push the checkpoint again with --replace: what cannot be served is refused there"
+    try:
+        expected = expected_shapes(config, CONFIG)
+    except UserError as error:
+        raise UserError(
+            f"what it stores cannot be served: {error}", where=where, remedy=remedy
+        ) from error
+    for path, record in manifest.tensors.items():
+        degree, rank, name = parse_shard_path(path)
+        whole = expected.get(name)
+        if whole is None:
+            if BUFFERS.search(name):
+                continue
+            raise UserError(
+                f"it stores {name}, which {CONFIG} does not imply", where=where, remedy=remedy
+            )
+        cut = cut_of(name, whole, manifest.geometry, degree, rank)
+        if record.shape != shard_shape(whole, cut) or record.dtype not in PLAIN_NUMBERS:
+            raise UserError(
+                f"{path} is {record.dtype} {list(record.shape)}, but {CONFIG} implies "
+                f"{list(shard_shape(whole, cut))} of plain numbers",
+                where=where,
+                remedy=remedy,
+            )
 
 
 def refuse_other_facts(model: ModelSpec, directory: Path, where: str) -> None:

@@ -36,7 +36,6 @@ _HARMLESS = frozenset(
 )
 """Of sizes that tensors have, and of contexts: without effect where yarn is refused."""
 _OTHERWISE: Mapping[str, tuple[Any, ...]] = {
-    "attention.causal": (True,),
     "tensor_data_layout": ("Meta AI original pth",),
     "logit_scale": (1.0,),
     "embedding_scale": (1.0,),
@@ -44,6 +43,7 @@ _OTHERWISE: Mapping[str, tuple[Any, ...]] = {
     "rope.scaling.attn_factor": (1.0,),
 }
 """Values with which other keys change nothing, besides those that say "none"."""
+_CAUSAL = "attention.causal"
 _NONE = (None, False, 0, "", "none")
 _SAFETENSORS = "push the safetensors checkpoint instead"
 
@@ -75,6 +75,8 @@ def refuse_unknown(family: str, metadata: Mapping[str, Any], where: str) -> None
 
 
 def _means_nothing(name: str, value: Any) -> bool:
+    if name == _CAUSAL:
+        return value is True
     return not isinstance(value, list) and (value in _NONE or value in _OTHERWISE.get(name, ()))
 
 
@@ -106,7 +108,7 @@ def rotary_scaling(family: str, metadata: Mapping[str, Any], where: str) -> dict
     number = isinstance(factor, int | float) and not isinstance(factor, bool)
     if not number or not 0 < factor < math.inf:
         raise UserError(
-            f"{family}.rope.scaling.factor is {str(factor)[:40]!r}",
+            f"{family}.rope.scaling.factor is {str(factor)[:40]}",
             where=where,
             remedy=_SAFETENSORS,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from shuntserve_core.config.model_facts import facts_from_directory
 from shuntserve_core.errors import UserError
@@ -18,6 +19,7 @@ from shuntserve_core.weights.agreement import (
     refuse_other_facts,
     refuse_other_model,
 )
+from shuntserve_core.weights.manifest import encode_manifest
 from shuntserve_plugins.storage.directory import DirectoryStore
 from tests.core.weights.checkpoints import configure
 
@@ -99,6 +101,45 @@ def test_a_store_that_cannot_be_served_from(
         refuse_other_model(str(tmp_path / "nowhere"), "local/other", directory, Registry())
     assert caught.value.remedy
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "says"),
+    [
+        ("self_attn.q_proj.weight", {"shape": (96, 40)}, r"q_proj.*\[96, 40\].*implies \[48, 40\]"),
+        ("mlp.down_proj.weight", {"dtype": "float8_e4m3fn"}, "float8_e4m3fn .*plain numbers"),
+    ],
+)
+def test_shards_that_the_stored_config_does_not_imply(
+    path: str,
+    changes: dict[str, Any],
+    says: str,
+    store: DirectoryStore,
+    manifest: Manifest,
+    directory: Path,
+) -> None:
+    key = f"TP1/shard0/model.layers.1.{path}.bin"
+    record = evolve(manifest.tensors[key], **changes)
+    rewrite(store, evolve(manifest, tensors={**manifest.tensors, key: record}))
+    with pytest.raises(UserError, match=says) as caught:
+        compare(store, manifest, directory)
+    assert "--replace" in caught.value.remedy
+
+
+def test_stored_scales_that_nobody_would_apply(
+    store: DirectoryStore, manifest: Manifest, directory: Path
+) -> None:
+    record = manifest.tensors["TP1/shard0/model.norm.weight.bin"]
+    key = "TP1/shard0/model.layers.0.self_attn.q_proj.weight_scale.bin"
+    rewrite(store, evolve(manifest, tensors={**manifest.tensors, key: record}))
+    with pytest.raises(UserError, match=r"q_proj\.weight_scale.*does not imply") as caught:
+        compare(store, manifest, directory)
+    assert "--replace" in caught.value.remedy
+
+
+def rewrite(store: DirectoryStore, manifest: Manifest) -> None:
+    _, version = store.get(manifest.name.manifest_key)
+    store.put_if(manifest.name.manifest_key, encode_manifest(manifest), version)
 
 
 def test_another_dtype_is_refused_where_both_say_one() -> None:

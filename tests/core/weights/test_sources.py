@@ -3,13 +3,16 @@ from __future__ import annotations
 import json
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from shuntserve_core.errors import UserError
 from shuntserve_core.weights import ModelName
@@ -63,6 +66,59 @@ def test_a_safetensors_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
         _ = SafetensorsDirectory(checkpoint).tensors
 
 
+def in_two_files(folder: Path) -> dict[str, str]:
+    """A checkpoint with an index; returns the file of each tensor."""
+    whole = load_file(write_llama(folder) / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(whole)
+    files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, chosen in files.items():
+        save_file({name: whole[name] for name in chosen}, folder / file)
+    return {name: file for file, chosen in files.items() for name in chosen}
+
+
+def write_index(folder: Path, weight_map: dict[str, str]) -> None:
+    text = json.dumps({"metadata": {}, "weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+def test_an_index_that_says_where_tensors_are(tmp_path: Path) -> None:
+    weight_map = in_two_files(tmp_path / "m")
+    write_index(tmp_path / "m", weight_map)
+    assert {t.name for t in SafetensorsDirectory(tmp_path / "m").tensors} == set(weight_map)
+
+
+def test_an_index_that_names_another_file(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    weight_map = in_two_files(folder)
+    write_index(folder, {**weight_map, "model.norm.weight": "a.safetensors"})
+    other = {"a.safetensors": "b.safetensors", "b.safetensors": "a.safetensors"}
+    wrong = {**weight_map, "model.norm.weight": other[weight_map["model.norm.weight"]]}
+    write_index(folder, wrong)
+    says = f"names {wrong['model.norm.weight']} for tensor model.norm.weight, which is in "
+    with pytest.raises(UserError, match=says + weight_map["model.norm.weight"]) as caught:
+        _ = SafetensorsDirectory(folder).tensors
+    assert "of one revision" in caught.value.remedy
+    write_index(folder, {**weight_map, "gone": "a.safetensors"})
+    with pytest.raises(UserError, match="for tensor gone, which is not there"):
+        _ = SafetensorsDirectory(folder).tensors
+    write_index(folder, {})
+    with pytest.raises(UserError, match="it names none") as caught:
+        _ = SafetensorsDirectory(folder).tensors
+    assert "download it again" in caught.value.remedy
+
+
+def test_a_single_file_beside_an_index_of_others(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    write_index(folder, in_two_files(folder))
+    write_llama(folder, seed=1)
+    with pytest.raises(UserError, match=r"model\.safetensors, and an index") as caught:
+        _ = SafetensorsDirectory(folder).tensors
+    assert "keep one" in caught.value.remedy
+    (folder / "model.safetensors").rename(tmp_path / "away")
+    assert SafetensorsDirectory(folder).tensors
+
+
 def test_what_is_no_source_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither a directory, nor a \.gguf file"):
         open_source("nonsense")
@@ -86,7 +142,12 @@ def permuted(weights: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(weights.shape)
 
 
-def write_gguf(path: Path, family: str) -> dict[str, np.ndarray]:
+def write_gguf(
+    path: Path,
+    family: str,
+    metadata: Mapping[str, Any] = MappingProxyType({}),
+    instead: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> dict[str, np.ndarray]:
     """One layer with biases; returns the tensors by their Hugging Face names."""
     random = np.random.default_rng(0)
     shapes = {
@@ -104,9 +165,19 @@ def write_gguf(path: Path, family: str) -> dict[str, np.ndarray]:
     writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(64)
     writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    if f"{family}.attention.head_count_kv" not in metadata:
+        writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_tokenizer_model("llama")
+    adders: dict[type, Any] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
+    for key, value in metadata.items():
+        adders[type(value)](key, value)
     names = {**{f"blk.0.{kind}.weight": shape for kind, shape in shapes.items()}}
     names |= {f"blk.0.attn_{kind}.bias": (shapes[f"attn_{kind}"][0],) for kind in "qkv"}
     if family == "llama":  # whose config has one word for all four
@@ -121,7 +192,7 @@ def write_gguf(path: Path, family: str) -> dict[str, np.ndarray]:
             numbers = permuted(numbers, HEADS)
         if family == "llama" and ".attn_k." in name:
             numbers = permuted(numbers, KV_HEADS)
-        writer.add_tensor(name, numbers)
+        writer.add_tensor(name, instead.get(name, numbers))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -151,6 +222,71 @@ def test_gguf_comes_out_as_the_checkpoint_that_went_in(family: str, tmp_path: Pa
     assert (geometry.vocab, geometry.kv_heads, geometry.tied_embeddings) == (100, KV_HEADS, True)
     assert "tokenizer.json" not in source.files
     plan_push(source, NAME, [1, 2, 4])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says", "remedy"),
+    [
+        ("split.count", 3, "one of 3 parts", "llama-gguf-split --merge"),
+        ("general.type", "adapter", "LoRA adapter", "llama-export-lora"),
+        ("adapter.lora.alpha", 16.0, "LoRA adapter", "llama-export-lora"),
+        ("llama.attention.sliding_window", 64, "sliding_window is 64", "safetensors"),
+        ("llama.attention.value_length", 4, "value_length is 4, of heads of 8", "safetensors"),
+        ("llama.rope.dimension_count", 4, "dimension_count is 4, of heads of 8", "safetensors"),
+        ("llama.rope.scaling.type", "longrope", "'longrope'", "safetensors"),
+        ("llama.rope.scaling.factor", -2.0, "factor is -2.0", "safetensors"),
+        ("llama.rope.scaling.attn_factor", 1.5, "attn_factor is 1.5", "safetensors"),
+        ("llama.rope.scaling.yarn_beta_fast", 16.0, "yarn_beta_fast", "safetensors"),
+        ("llama.use_parallel_residual", True, "use_parallel_residual is True", "safetensors"),
+        ("llama.attention.causal", False, "causal", "safetensors"),
+        ("llama.pooling_type", 1, "pooling_type is 1", "safetensors"),
+        ("llama.swin_norm", True, "swin_norm", "safetensors"),
+        ("llama.novel", [1, 2], "novel", "safetensors"),
+        ("llama.attention.head_count_kv", [2, 2], "whole number", ""),
+    ],
+)
+def test_gguf_metadata_that_changes_the_arithmetic(
+    key: str, value: Any, says: str, remedy: str, tmp_path: Path
+) -> None:
+    write_gguf(tmp_path / "m.gguf", "llama", {key: value})
+    with pytest.raises(UserError, match=says) as caught:
+        plan_push(open_source(str(tmp_path / "m.gguf"))[0], NAME, [1])
+    assert remedy in caught.value.remedy
+
+
+def test_gguf_metadata_that_changes_nothing(tmp_path: Path) -> None:
+    """And factors without a type, as llama.cpp reads them: linear."""
+    harmless = {
+        "general.quantization_version": 2,
+        "general.file_type": 1,
+        "general.tags": ["a"],
+        "quantize.imatrix.file": "x",
+        "tokenizer.ggml.pre": "default",
+        "split.count": 0,
+        "llama.vocab_size": 100,
+        "llama.rope.dimension_count": HEAD_DIM,
+        "llama.rope.scaling.type": "none",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.attention.sliding_window": 0,
+        "llama.attention.causal": True,
+        "llama.logit_scale": 1.0,
+        "llama.expert_count": 0,
+    }
+    write_gguf(tmp_path / "m.gguf", "llama", harmless)
+    source, _ = open_source(str(tmp_path / "m.gguf"))
+    assert plan_push(source, NAME, [1]).shards
+    assert "rope_scaling" not in json.loads(source.files["config.json"])
+    write_gguf(tmp_path / "n.gguf", "llama", {"llama.rope.scale_linear": 4.0})
+    config = json.loads(open_source(str(tmp_path / "n.gguf"))[0].files["config.json"])
+    assert config["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+
+
+def test_a_gguf_tensor_of_a_type_without_numbers(tmp_path: Path) -> None:
+    tensors = {"blk.0.attn_q.weight": np.ones((HEADS * HEAD_DIM, HIDDEN), np.int32)}
+    write_gguf(tmp_path / "m.gguf", "llama", instead=tensors)
+    with pytest.raises(UserError, match=r"q_proj\.weight is of type I32") as caught:
+        plan_push(open_source(str(tmp_path / "m.gguf"))[0], NAME, [1])
+    assert "plain float16" in caught.value.remedy
 
 
 def test_gguf_of_another_kind_is_refused(tmp_path: Path) -> None:
