@@ -44,21 +44,21 @@ def check(ctx: click.Context, config_file: str, as_json: bool) -> None:
         rows = [{"where": e.where, "message": e.message, "remedy": e.remedy} for e in errors]
         print_json({"file": config_file, "ok": False, "errors": rows})
         sys.exit(error.exit_code)
-    instances = sum(config.cluster.counts.values())
+    if not troubles and (trouble := local_trouble(config)):
+        troubles = [f"launcher.device: {trouble}"]
+    notes = [f"for planning only, it cannot be served: {unsuited}"] if unsuited else []
+    notes += [f"it cannot be served from this machine: {trouble}" for trouble in troubles]
     if as_json:
-        print_json({"file": config_file, "ok": True, "errors": []})
+        print_json({"file": config_file, "ok": True, "errors": [], "notes": notes})
         return
+    instances = sum(config.cluster.counts.values())
     click.echo(
         f"{config_file}: ok: {config.model.name}, up to {instances} instances of "
         f"{len(config.cluster.offers)} types, optimizer {config.document.optimizer.name}, "
         f"estimator {config.document.estimator.name}"
     )
-    if unsuited:
-        click.echo(f"note: for planning only, it cannot be served: {unsuited}")
-    if not troubles and (trouble := local_trouble(config)):
-        troubles = [f"launcher.device: {trouble}"]
-    for trouble in troubles:
-        click.echo(f"note: it cannot be served from this machine: {trouble}")
+    for note in notes:
+        click.echo(f"note: {note}")
 
 
 def _unimported(config: Config) -> list[str]:

@@ -106,6 +106,7 @@ def test_check_says_ok(shuntserve: Shuntserve) -> None:
         "file": str(LLAMA),
         "ok": True,
         "errors": [],
+        "notes": [],
     }
 
 

@@ -74,6 +74,9 @@ def test_a_study_of_quantised_weights(shuntserve: Shuntserve, tmp_path: Path, co
     taken = shuntserve(command, file, *more)
     assert taken.code == 0
     assert "for planning only" in taken.out + taken.err
+    if command == "check":
+        (note,) = shuntserve(command, file, "--json").json["notes"]
+        assert note.startswith("for planning only")
     serving = '[weights]\nstore = "s"\nmodel = "local/m"\n'
     file = written(tmp_path, serving, 'weight_dtype = "fp8"', **FP8)
     assert shuntserve(command, file, *more).code == 2

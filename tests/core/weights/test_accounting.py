@@ -178,6 +178,23 @@ def test_what_nobody_needs_is_skipped_whatever_its_type(
     assert [shard.path for shard in plan(copy).shards] == [shard.path for shard in whole]
 
 
+def test_the_remedies_for_tied_tables_work(copy: Path) -> None:
+    tensors = tensors_of(copy)
+    del tensors["lm_head.weight"]
+    save(copy, tensors)
+    with pytest.raises(UserError, match=r"lacks lm_head\.weight") as caught:
+        plan(copy)
+    assert '"tie_word_embeddings": true' in caught.value.remedy
+    configure(copy, tie_word_embeddings=True)
+    assert plan(copy).shards
+    with_tensor("lm_head.weight", tensors["model.embed_tokens.weight"] * 2)(copy)
+    with pytest.raises(UserError, match="different in 128 of 128 rows") as caught:
+        plan(copy)
+    assert '"tie_word_embeddings": false' in caught.value.remedy
+    configure(copy, tie_word_embeddings=False)
+    assert plan(copy).shards
+
+
 def test_a_tensor_twice(copy: Path) -> None:
     shutil.copy(copy / "model.safetensors", copy / "model-copy.safetensors")
     with pytest.raises(UserError, match=r"is in model-copy\.safetensors already") as caught:
