@@ -17,9 +17,16 @@ from itertools import product
 
 import numpy as np
 
-from shuntserve_core.interfaces.estimator import BoundEstimator, Estimator, Ints, Position
+from shuntserve_core.interfaces.estimator import (
+    BoundEstimator,
+    EngineAware,
+    Estimator,
+    Ints,
+    Position,
+)
 from shuntserve_core.types import (
     Efficiency,
+    EngineFacts,
     GpuSpec,
     InstanceType,
     Link,
@@ -69,6 +76,19 @@ class EstimatorContract:
     def make_catalog(self) -> dict[str, InstanceType]:
         """The instance types."""
         return example_catalog()
+
+    def test_an_engine_that_says_nothing_changes_nothing(self) -> None:
+        """One that asks for the engine's facts predicts the same where there are none, and keeps to
+        options of its own where nobody has chosen an engine."""
+        estimator = self.make_estimator()
+        if not isinstance(estimator, EngineAware):
+            return
+        assert estimator.for_engine(EngineFacts()) == estimator
+        facts = EngineFacts(step_tokens=512, sequences=8, eager=True, chunked_prefill=True)
+        model, workload, catalog = self.make_model(), self.make_workload(), self.make_catalog()
+        bound = estimator.for_engine(facts, firmly=False).bind(model, workload, catalog)
+        kind = StageKind(next(iter(catalog)), 1)
+        assert bound.estimate([(kind, model.layers)]).batch <= 8
 
     def _bound(self) -> BoundEstimator:
         return self.make_estimator().bind(

@@ -196,6 +196,14 @@ class FrontDoorContract:
             await door.drain(60.0)
         assert not await self._accepts(url)
 
+    async def test_it_says_what_it_opens_in_lines(self) -> None:
+        """If it says anything: `serve` prints it once the door listens."""
+        door = self.make_door()
+        await door.start(ScriptedBackend(), self.model_dir(), "model")
+        if hasattr(door, "security_posture"):
+            assert all(line and "\n" not in line for line in door.security_posture())
+        await door.drain(1.0)
+
     async def test_drain_may_be_repeated(self) -> None:
         """A second `drain` (a second signal) is harmless."""
         door = self.make_door()

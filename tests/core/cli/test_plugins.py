@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
+
+from shuntserve_core.registry import DISABLE_VARIABLE
 from tests.core.cli.conftest import Shuntserve
 
 
@@ -23,6 +28,20 @@ def test_for_people(shuntserve: Shuntserve) -> None:
     assert "(disabled)" in outcome.out
     assert "A10G" in outcome.out
     assert "weight-store" not in outcome.out
+
+
+def test_the_flag_reaches_what_the_command_starts(
+    shuntserve: Shuntserve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DISABLE_VARIABLE, "by-hand")
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "shuntserve_core.cli.plugins.entry_rows",
+        lambda registry: seen.append(os.environ[DISABLE_VARIABLE]) or [],
+    )
+    shuntserve("--disable-plugin", "bundled-gpus", "--disable-plugin", "other", "plugins")
+    assert seen == ["by-hand,bundled-gpus,other"]
+    assert os.environ[DISABLE_VARIABLE] == "by-hand"
 
 
 def test_the_flag_disables(shuntserve: Shuntserve) -> None:
