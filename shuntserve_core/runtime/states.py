@@ -95,7 +95,3 @@ class Machine(Generic[S]):
         logger.info("%s: %s -> %s (%s)", self.name, old, state, reason)
         if self._on_change is not None:
             self._on_change(self.name, old, state, reason)
-
-    def may(self, state: S) -> bool:
-        """Whether the diagram shows a way."""
-        return state in self._table[self.state]

@@ -321,6 +321,21 @@ def test_losses_of_nodes_are_held_against_nobody(stage: Stage, how: str) -> None
     assert rig.dispatcher.counters.migrated["unplanned"] == 5
 
 
+def test_a_word_about_a_type_is_about_every_node_of_it(stage: Stage) -> None:
+    """As in the simulator: a trace may not name nodes."""
+
+    async def check(rig: Rig) -> None:
+        big = [name for name in NODES if name.startswith("big")]
+        rig.tell("big", "lost")
+        await asyncio.sleep(5.0)
+        assert [name for name, state in rig.states().items() if state is NodeState.LOST] == big
+        rig.tell("big", "restored")
+        await asyncio.sleep(5.0)
+        assert set(rig.states().values()) == {NodeState.UP}
+
+    stage.play(check)
+
+
 def test_the_last_nodes_are_no_spares(stage: Stage) -> None:
     """Two small nodes make a pipeline, of which one would be kept for the other."""
 

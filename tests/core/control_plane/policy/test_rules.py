@@ -457,6 +457,16 @@ def test_a_replacement_fails_and_what_it_was_to_replace_serves_on() -> None:
     assert done(again) == started("p3", "a#1")
 
 
+def test_nobody_is_to_blame_for_what_was_given_up() -> None:
+    """Though the old pipeline has not served for long enough to be forgiven anything."""
+    one = replacing("p2 p3", "p1", optional=True, abandoned=True)
+    serves = pipeline("p1", "a#0", serving_since=NOW - 1.0)
+    failed = (ended("p2", "a#1"), ended("p3", "a#2"))
+    memory = decide(view(A0, A1, A2, serves, *failed, replacements=(one,))).memory
+    assert memory.backoffs == {}
+    assert memory.improving.failures == 1
+
+
 def test_failures_are_counted_on_to_the_replacement_of_what_has_just_started() -> None:
     serves = pipeline("p2", "a#0", serving_since=NOW)
     picture = view(A0, serves, replacements=(replacing("p2", fills="a#0", backoff=Backoff(3)),))
@@ -524,6 +534,13 @@ def test_nothing_fits_and_nobody_asks_again_until_that_may_have_changed() -> Non
     assert reports(calm) == []
     spare = evolve(calm, nodes={**calm.nodes, "a#1": A1})
     assert done(spare) == started("p2", "a#1")
+
+
+def test_it_is_asked_again_once_something_has_begun() -> None:
+    """It may end as it was, but for what tensor stores hold, and for what the planner says."""
+    picture = view(A0, A1, missing=(missing("p1", "a#0"),), unplaced=Anywhere((A0.free,)))
+    assert done(picture) == started("p1", "a#0")
+    assert decide(picture).memory.unplaced is None
 
 
 def test_what_is_missing_and_fits_nowhere_is_forgotten() -> None:
