@@ -45,9 +45,9 @@ RANKS = Surface(
 )
 RAY = Surface(
     "Ray",
-    "many ports on every machine",
+    "many ports on all interfaces of every machine",
     "a token (RAY_AUTH_MODE=token)",
-    "no TLS unless Ray is given certificates",
+    "its metrics; its folder in /tmp, where all users may write; no TLS unless it has certificates",
 )
 JOINING = Surface(
     "joining",

@@ -30,6 +30,8 @@ class Served:
     url: str
     state_dir: Path
     session: aiohttp.ClientSession
+    said: tuple[str, ...] = ()
+    """What `serve` has printed until it served, line by line."""
 
     async def status(self) -> dict[str, Any]:
         """As `shuntserve status --json`."""
@@ -100,11 +102,12 @@ async def serving(config: Path, state_dir: Path, log: Path) -> AsyncIterator[Ser
         )
     try:
         async with asyncio.timeout(START_SECONDS):
-            url = await _url(process, log)
+            said = await _said(process, log)
         timeout = aiohttp.ClientTimeout(total=None)
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-            yield Served(process, url, state_dir, session)
+            url = next(word for word in said[-1].split() if word.startswith("http"))
+            yield Served(process, url.rstrip("."), state_dir, session, said)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
@@ -115,12 +118,14 @@ async def serving(config: Path, state_dir: Path, log: Path) -> AsyncIterator[Ser
             await process.wait()
 
 
-async def _url(process: asyncio.subprocess.Process, log: Path) -> str:
+async def _said(process: asyncio.subprocess.Process, log: Path) -> tuple[str, ...]:
+    """What it prints, until the line that says where it serves."""
     assert process.stdout is not None
+    said: list[str] = []
     async for line in process.stdout:
-        words = line.decode().split()
-        if words[:1] == ["Serving"]:
-            return next(word for word in words if word.startswith("http")).rstrip(".")
+        said.append(line.decode().rstrip("\n"))
+        if said[-1].split()[:1] == ["Serving"]:
+            return tuple(said)
     raise RuntimeError(f"shuntserve serve did not start, see {log}")
 
 
