@@ -239,6 +239,8 @@ def reference(source: str, chat: Mapping[str, Any], render: Render) -> Expected:
 def _unread(source: str, chat: Mapping[str, Any]) -> set[str]:
     """What would change nothing, and is refused for that."""
     set_here = {*chat.get("chat_template_kwargs", {}), *({"documents"} & chat.keys())}
+    if not set_here:
+        return set()
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
     options["extensions"] = ["jinja2.ext.loopcontrols"]
     environment = jinja2.Environment(**options)  # noqa: S701 - it renders nothing
