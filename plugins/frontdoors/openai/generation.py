@@ -13,6 +13,7 @@ from attrs import frozen
 from shuntserve_core.interfaces.frontdoor import Refused
 from shuntserve_core.journal import Journal
 from shuntserve_core.text import StopSet, StopStrings
+from shuntserve_core.types.features import Feature
 from shuntserve_core.types.request import SamplingParams
 from shuntserve_plugins.frontdoors.openai.answers import Usage
 from shuntserve_plugins.frontdoors.openai.choices import Choice, Collected, Delta, Emit, Prompt
@@ -21,7 +22,7 @@ from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.pace import Pace, Wanted
 from shuntserve_plugins.frontdoors.openai.pieces import in_turns, json_of
-from shuntserve_plugins.frontdoors.openai.sampling import choice_seed
+from shuntserve_plugins.frontdoors.openai.sampling import choice_seed, written_for
 from shuntserve_plugins.frontdoors.openai.stream import EventStream
 from shuntserve_plugins.frontdoors.openai.turns import Turns
 from shuntserve_plugins.frontdoors.openai.wire import Sampling
@@ -98,6 +99,7 @@ class Generation:
         self._unfinished = 0
         self._latencies = call.site.metrics.latencies
         self._answers = work.body.choices
+        self._shape = written_for(work.body, Feature.GUIDED)
         self.first_at: float | None = None
         self.error: ApiError | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -145,7 +147,7 @@ class Generation:
 
     def _on_delta(self, choice: Choice, delta: Delta) -> None:
         if delta.finish == "error":
-            self.fail(_failure(choice.journal, delta.error))
+            self.fail(_failure(choice.journal, delta.error, self._shape))
             return
         pace = choice.pace
         new = 0 if pace is None else choice.counted - pace.tokens
@@ -239,13 +241,19 @@ def _ignore(_choice: Choice, _more: object) -> None:
     """For what comes after the end."""
 
 
-def _failure(journal: Journal, reason: str) -> ApiError:
-    """The error of a request that its engine could not finish."""
+def _failure(journal: Journal, reason: str, shape: str) -> ApiError:
+    """The error of a request that its engine could not finish.
+
+    What an engine refuses of a request that was read here is a constraint that it cannot compile:
+    `shape` is the parameter that asked for it.
+    """
     status = journal.status if journal.status >= 400 else 500
+    shaped = status == 400 and journal.sampling.guided is not None
     detail = f": {reason}" if reason else ""
     return ApiError(
         status,
         f"The request could not be completed{detail}.",
+        param=shape if shaped else None,
         code=journal.code or "generation_failed",
         retry_after=journal.retry_after,
         # OpenAI's clients send what ended with a 5xx again, unless they are told not to.

@@ -91,6 +91,12 @@ def choice_seed(params: SamplingParams, index: int) -> SamplingParams:
     return evolve(params, seed=(params.seed + index) % SEEDS) if index else params
 
 
+def written_for(body: Sampling, feature: str) -> str:
+    """The parameter that a client has written to ask for a feature."""
+    names = _WRITTEN.get(feature, (feature,))
+    return next((name for name in names if _has(body, name)), names[0])
+
+
 def _max_tokens(body: Sampling, served: Served, prompt_length: int, asked: int | None) -> int:
     field = "max_completion_tokens" if _has(body, "max_completion_tokens") else "max_tokens"
     room = served.max_length - prompt_length
@@ -182,8 +188,7 @@ def _stop_tokens(body: Sampling, tokenizer: TextTokenizer) -> tuple[int, ...]:
 def _check_features(body: Sampling, params: SamplingParams, features: frozenset[str]) -> None:
     missing = sorted(EngineRequest("", (), params).features - features)
     if missing:
-        names = _WRITTEN.get(missing[0], (missing[0],))
-        parameter = next((name for name in names if _has(body, name)), names[0])
+        parameter = written_for(body, missing[0])
         raise ApiError(
             400,
             f"The engine that serves this model has no {missing[0]}: leave out {parameter}"

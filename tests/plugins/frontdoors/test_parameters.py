@@ -15,6 +15,7 @@ from openai.types import chat as sdk_chat
 from openai.types import completion_create_params as sdk_completions
 from openai.types.chat import completion_create_params as sdk_chats
 
+from shuntserve_core.testing.frontdoors import Reply, ScriptedBackend
 from shuntserve_core.text import TextTokenizer
 from shuntserve_plugins.frontdoors.openai import wire
 from shuntserve_plugins.frontdoors.openai.decoding import decode
@@ -376,3 +377,22 @@ async def test_templates_get_the_settings_that_they_read(
         request(LEAST["chat"] | {"chat_template_kwargs": {"moods": 1}}, PATHS["chat"]),
     )
     assert "it reads mood, reasoning_effort, verbosity." in refused.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "param"),
+    [
+        ("chat", {"response_format": {"type": "json_object"}}, "response_format"),
+        ("completion", {"structured_outputs": {"regex": "(("}}, "structured_outputs"),
+        ("chat", {"tools": [TOOL], "tool_choice": "required"}, "tools"),
+        ("chat", {}, None),
+    ],
+)
+async def test_what_an_engine_cannot_compile_is_named(
+    serve: Serve, kind: str, extra: dict[str, Any], param: str | None
+) -> None:
+    reply = Reply(finish="error", error="no such thing", status=400)
+    served = await serve(ScriptedBackend(script=lambda _: reply))
+    answer = await send(served.address, request(LEAST[kind] | extra, PATHS[kind]))
+    assert (answer.status, answer.error["param"]) == (400, param)
+    assert "no such thing" in answer.error["message"]
