@@ -163,7 +163,9 @@ class Agent:
         child = self._stores.get(gpu)
         if child is not None and not child.alive:
             del self._stores[gpu]
-            self.emit(event="store-exit", gpu=gpu, code=code)
+            log, who = self.log_dir / f"store-{gpu}.log", f"the tensor store of GPU {gpu}"
+            said = {"who": who, "log": str(log), "last_words": last_words(log)}
+            self.emit(event="store-exit", gpu=gpu, code=code, **said)
 
     async def load_shard(self, gpu: int, spec: ShardSpec) -> dict[str, Any]:
         """Have a GPU's tensor store hold a shard; starts the store if it does not run."""

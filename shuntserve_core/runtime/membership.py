@@ -20,7 +20,7 @@ from shuntserve_core.node.client import AgentLost
 from shuntserve_core.runtime.changes import admit
 from shuntserve_core.runtime.cluster import RunningCluster
 from shuntserve_core.runtime.nodes import Node
-from shuntserve_core.runtime.run import EngineFailed
+from shuntserve_core.runtime.run import EngineFailed, how_it_died
 from shuntserve_core.runtime.states import NodeState, PipelineState
 from shuntserve_core.runtime.suspects import Cause
 from shuntserve_core.runtime.watches import default_notice, watches_of
@@ -154,7 +154,7 @@ class Membership:
 
     def _on_agent_event(self, node: Node, event: dict[str, Any]) -> None:
         if event["event"] == "store-exit":
-            self._store_ended(node, int(event["gpu"]), event["code"])
+            self._store_ended(node, int(event["gpu"]), how_it_died(node.name, event))
         elif event["event"] == "spot":
             self.on_spot_event(SpotEvent(**event["spot"]))
         elif event["event"] == "spot-failed":
@@ -165,10 +165,10 @@ class Membership:
                 if run.engine_id == event.get("engine_id"):
                     run.on_worker_event(node.name, event)
 
-    def _store_ended(self, node: Node, gpu: int, code: int) -> None:
+    def _store_ended(self, node: Node, gpu: int, reason: str) -> None:
         """Engines keep what they have mapped, but no further engine can start beside them."""
         node.held.pop(gpu, None)
-        self._cluster.note("tensor store ended", node=node.name, gpu=gpu, code=code)
+        self._cluster.note("tensor store ended", node=node.name, gpu=gpu, reason=reason)
         for run in self._cluster.runs.values():
             if run.live and (node.name, gpu) in gpus_of(run.plan):
                 run.fault = run.fault or f"the tensor store of {node.name}, GPU {gpu}, ended"

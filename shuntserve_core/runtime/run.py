@@ -40,8 +40,8 @@ DEATH_SECONDS = 0.5
 gone elsewhere by then."""
 
 
-def _how_it_died(node: str, event: Mapping[str, Any]) -> str:
-    """A worker's end, and what it said last: one line, and the lines of its log below it."""
+def how_it_died(node: str, event: Mapping[str, Any]) -> str:
+    """The end of a worker or tensor store in a line, and below it the last lines of its log."""
     words = event.get("last_words", [])
     end = f"; the end of its log, {event['log']}:" if words else ""
     head = f"{event.get('who', 'a worker')} on {node} {ended_how(int(event['code']))}{end}"
@@ -269,7 +269,7 @@ class PipelineRun:
         elif kind == "failed" and self.live:
             self.fail(f"{event.get('who', 'a worker')} on {node}: {event['reason']}")
         elif kind == "exit" and self.live:
-            self.fail(_how_it_died(node, event))
+            self.fail(how_it_died(node, event))
 
     async def _connect(self, address: str) -> None:
         link = await LinkClient.connect(address, self._token, PATIENCE)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 from shuntserve_core.interfaces.engine import WorkerCommand
 from shuntserve_core.node import logs
 from shuntserve_core.node.agent import Agent
+from shuntserve_core.runtime.run import how_it_died
 from tests.core.node.test_agent import hears
 
 DIES = "import sys; print('\\x1b[31mloading', file=sys.stderr); raise RuntimeError('no room')"
@@ -61,3 +63,21 @@ def test_exit_codes_in_words() -> None:
     assert logs.ended_how(1) == "ended with code 1"
     assert logs.ended_how(-9) == "was ended by signal 9 (SIGKILL)"
     assert logs.ended_how(-200) == "was ended by signal 200"
+
+
+async def test_the_end_of_a_tensor_store_tells_what_its_log_said_last(tmp_path: Path) -> None:
+    agent = Agent("n#0", 1, tmp_path)
+    try:
+        events = agent.subscribe()
+        await agent._ensure_store(0)
+        (tmp_path / "store-0.log").write_text("no room on this GPU\n")
+        os.kill(agent._stores[0].process.pid, signal.SIGKILL)
+        told = await hears(events, "store-exit")
+    finally:
+        await agent.close()
+    assert (told["gpu"], told["code"]) == (0, -signal.SIGKILL)
+    assert how_it_died("n#0", told).splitlines() == [
+        "the tensor store of GPU 0 on n#0 was ended by signal 9 (SIGKILL);"
+        f" the end of its log, {tmp_path}/store-0.log:",
+        "    no room on this GPU",
+    ]
