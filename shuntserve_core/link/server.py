@@ -23,6 +23,8 @@ from shuntserve_core.types.request import EngineInfo, StepOutput
 Ts = TypeVarTuple("Ts")
 log = logging.getLogger(__name__)
 
+_MOST_STRANGERS = 64
+"""Handshakes under way at once; who comes then takes the place of the oldest."""
 _LAST_WORDS = 1.0
 """Seconds to write what is buffered when the engine stops."""
 
@@ -52,6 +54,8 @@ class LinkServer:
         self._stop: asyncio.Event | None = None
         self._client: _Client | None = None
         self._connections: set[_Client] = set()
+        self._strangers: dict[_Client, None] = {}
+        """Those of them that have proved nothing yet, the oldest first."""
         self._thread: threading.Thread | None = None
 
     def start(self, address: str = "127.0.0.1:0") -> str:
@@ -131,6 +135,12 @@ class LinkServer:
         self._connections.add(connection)
         return connection
 
+    def _arrived(self, client: _Client) -> None:
+        """Give a client its time to prove itself, at the cost of the oldest if they are many."""
+        self._strangers[client] = None
+        if len(self._strangers) > _MOST_STRANGERS:
+            next(iter(self._strangers)).cut("others came meanwhile")
+
     def _flush(self) -> None:
         self._flushing = False
         steps, client = self._steps, self._client
@@ -145,12 +155,14 @@ class LinkServer:
 
     def _admit(self, client: _Client) -> None:
         """Make a client that has proved itself the one that counts."""
+        self._strangers.pop(client, None)
         if self._client is not None:
             self._client.dismiss("another client took over")
         self._client = client
 
     def _dropped(self, client: _Client) -> None:
         self._connections.discard(client)
+        self._strangers.pop(client, None)
         if self._client is client:
             self._client = None
 
@@ -171,6 +183,7 @@ class _Client(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Give the client its time for the handshake."""
         super().connection_made(transport)
+        self._server._arrived(self)
         self._watch = asyncio.get_running_loop().call_later(
             self.policy.handshake, self.cut, "no handshake in time"
         )

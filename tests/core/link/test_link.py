@@ -444,6 +444,24 @@ async def test_a_silent_stranger_is_sent_away(recorder: Recorder) -> None:
         await end(writer)
 
 
+async def test_many_strangers_keep_nobody_out(recorder: Recorder) -> None:
+    """Each would have its time, which is longer than the test; the oldest make room."""
+    with LinkServer(INFO, recorder, TOKEN, LinkPolicy(handshake=1000.0)) as server:
+        host, port = server.start().split(":")
+        strangers = [await asyncio.open_connection(host, int(port)) for _ in range(70)]
+        async with asyncio.timeout(20):
+            for reader, _ in strangers[:6]:
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+        link = await LinkClient.connect(f"{host}:{port}", TOKEN)
+        assert link.info == INFO
+        assert len(server._strangers) <= 64
+        assert not any(reader.at_eof() for reader, _ in strangers[7:])
+        link.close()
+        for _, writer in strangers:
+            await end(writer)
+
+
 async def test_an_owner_that_fails_disturbs_no_other(
     server: LinkServer, recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:

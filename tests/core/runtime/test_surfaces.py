@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
@@ -18,11 +20,13 @@ import pytest
 import torch
 from attrs import frozen
 
+from shuntserve_core.joining.machine import Facts, JoiningMachine
 from shuntserve_core.surfaces import (
     AGENTS,
     CONTROL,
     ENGINES,
     FRONT_DOOR,
+    JOINING,
     RANKS,
     RAY,
     STORES,
@@ -35,6 +39,7 @@ from shuntserve_core.testing.chaos.cluster import Served, serving
 from shuntserve_core.testing.chaos.requests import Asked
 from shuntserve_core.testing.listening import UNIX, Listener, listeners
 from shuntserve_core.testing.models import write_tokenizer
+from shuntserve_core.trust.tickets import Ticket
 from shuntserve_plugins.launchers.join import JoinLauncher
 from shuntserve_plugins.launchers.local import LocalLauncher
 from shuntserve_plugins.launchers.ray import RayLauncher
@@ -88,14 +93,18 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
             process.wait(60)
 
 
-def whose(process: psutil.Process, launched_by_ray: bool) -> list[Surface]:
+OF_LAUNCHER = {"local": [], "ray": [RAY], "join": [JOINING]}
+"""What listens with one beside what does with all."""
+
+
+def whose(process: psutil.Process, launcher: str) -> list[Surface]:
     """What may listen in this process."""
     try:
         words = process.cmdline()
     except psutil.NoSuchProcess:
         return []
     if "shuntserve_core.cli" in words:
-        return [FRONT_DOOR, CONTROL, *([RAY] if launched_by_ray else [])]  # it is Ray's driver, too
+        return [FRONT_DOOR, CONTROL, *OF_LAUNCHER[launcher]]  # it is Ray's driver, too
     if "shuntserve_core.node" in words:
         return [AGENTS]
     if any(".tensorstore" in word for word in words):
@@ -105,16 +114,47 @@ def whose(process: psutil.Process, launched_by_ray: bool) -> list[Surface]:
     if any("worker" in word and "shuntserve_plugins" in word for word in words):
         return [ENGINES, RANKS]
     ours = any("shuntserve" in word for word in words)
-    return [RAY] if launched_by_ray and not ours else []
+    return [RAY] if launcher == "ray" and not ours else []
 
 
 def everything(served: Served, ray: Ray | None) -> list[psutil.Process]:
-    """Every process of the cluster: the control plane, agents, and what those have started."""
+    """Every process of the cluster: the control plane, agents, and what those have started.
+
+    This one is the machines that join, whose agents are below it.
+    """
     found = {process.pid: process for process in served.processes()}
-    for root in (psutil.Process(served.process.pid), *([ray.process] if ray else [])):
-        for process in (root, *root.children(recursive=True)):
-            found[process.pid] = process
+    roots = [psutil.Process(served.process.pid), *([ray.process] if ray else [])]
+    for root in (*roots, *psutil.Process().children()):
+        if root in roots or "shuntserve_core.node" in root.cmdline():
+            for process in (root, *root.children(recursive=True)):
+                found[process.pid] = process
     return list(found.values())
+
+
+def ticket(config: Path, instance: str, count: int) -> Ticket:
+    """For machines of a type."""
+    file = config.with_name(f"{instance}.ticket")
+    words = ["ticket", str(config), instance, "--uses", str(count), "--valid", "9m"]
+    command = [sys.executable, "-m", "shuntserve_core.cli", *words, "--out", str(file)]
+    subprocess.run(command, check=True, capture_output=True)
+    return Ticket.read(file)
+
+
+@contextlib.asynccontextmanager
+async def machines(config: Path) -> AsyncIterator[None]:
+    """That join, one for each node."""
+    stop = asyncio.Event()
+    joined = []
+    for instance, count in (("duo", 1), ("solo", 3)):
+        shown = ticket(config, instance, count)
+        for number in range(count):
+            machine = JoiningMachine(config.with_name(f"{instance}-{number}"), shown.urls, Facts())
+            joined.append(asyncio.create_task(machine.run(stop, shown)))
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*joined)
 
 
 class Said:
@@ -142,14 +182,16 @@ class Said:
         if surface is RAY:
             inside = ray is not None and ray.sessions in Path(one.where).parents
             return bool(line) and (one.kind != UNIX or inside)
-        where = ray.host if ray and "each machine's own address" in line else LOOPBACK
-        said = "each machine's own address" if ray else LOOPBACK
-        return one.kind == "tcp" and one.where == where and f": {said}" in line
+        if surface is JOINING:
+            return one.kind == "tcp" and f": {one.where}:{one.port}; " in line
+        own = ": each machine's own address; use a private network; " in line
+        where = ray.host if ray else LOOPBACK
+        return one.kind == "tcp" and one.where == where and (own or f": {LOOPBACK}; " in line)
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
-@pytest.mark.parametrize("launcher", ["local", "ray"])
+@pytest.mark.parametrize("launcher", OF_LAUNCHER)
 async def test_nothing_listens_but_what_serve_prints(
     launcher: str, engine: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -158,12 +200,17 @@ async def test_nothing_listens_but_what_serve_prints(
         pytest.importorskip("vllm")
     ray: Ray | None = request.getfixturevalue("ray") if launcher == "ray" else None
     config = write_config(tmp_path, engine, ray)
-    async with serving(config, tmp_path / "state", tmp_path / "serve.log") as served:
+    async with contextlib.AsyncExitStack() as stack:
+        if launcher == "join":
+            add_joining(config)
+            await stack.enter_async_context(machines(config))
+        serve = serving(config, tmp_path / "state", tmp_path / "serve.log")
+        served = await stack.enter_async_context(serve)
         answer = await ask(served.session, served.url, asked("llama"))
         assert answer.done, answer.error
         said = Said(served)
         everyone = everything(served, ray)
-        found = [(one, whose(one.process, bool(ray))) for one in listeners(everyone)]
+        found = [(one, whose(one.process, launcher)) for one in listeners(everyone)]
         runs = folders(everyone, "--run-dir")
         unknown = [
             (one.kind, one.where, one.port, one.process.cmdline())
@@ -172,12 +219,12 @@ async def test_nothing_listens_but_what_serve_prints(
         ]
         private(served, runs, folders(everyone, "--log-dir"))
     assert not unknown
-    own = {AGENTS, STORES, ENGINES, RANKS, CONTROL}
-    assert said.names() == {surface.name for surface in (own | {RAY} if ray else own)}
+    others = OF_LAUNCHER[launcher]
+    own = (AGENTS, STORES, ENGINES, RANKS, CONTROL, *others)
+    assert said.names() == {surface.name for surface in own}
     listens = {surface for _, surfaces in found for surface in surfaces}
-    assert listens >= {FRONT_DOOR, CONTROL, AGENTS, ENGINES}
+    assert listens >= {FRONT_DOOR, CONTROL, AGENTS, ENGINES, *others}
     assert (STORES in listens) == (engine != "simulated")
-    assert (RAY in listens) == bool(ray)
 
 
 @pytest.mark.timeout(200)
@@ -234,6 +281,14 @@ def write_config(directory: Path, engine: str, ray: Ray | None) -> Path:
     config = directory / "cluster.toml"
     config.write_text(text)
     return config
+
+
+def add_joining(config: Path) -> None:
+    """Have its nodes be machines that join."""
+    with socket.create_server((LOOPBACK, 0)) as free:
+        listen = f"{LOOPBACK}:{free.getsockname()[1]}"
+    launcher = f'\n[launcher]\nname = "join"\nlisten = "{listen}"\ndevice = "cpu"\n'
+    config.write_text(config.read_text() + launcher)
 
 
 def asked(model: str) -> Asked:
