@@ -75,6 +75,10 @@ class ChatRenderer:
             delta = _json({"role": "assistant", "content": None, "tool_calls": [called]})
         return self._chunks.event(choice, delta, None, counted=0)
 
+    def opening(self, choice: Choice) -> Iterator[bytes]:
+        """Nothing: chats are not echoed."""
+        return iter(())
+
     def delta(self, choice: Choice, delta: Delta) -> bytes:
         """An event for the text, if there is any, and one for the end."""
         events = b""

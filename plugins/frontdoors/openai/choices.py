@@ -38,6 +38,8 @@ class Prompt:
     scored: bool = False
     """Whether logprobs of the echo are asked for: then every token has its own, the one that ends
     the answer too, as whoever compares answers of servers expects."""
+    characters: int = 0
+    """Of its tokens one by one, where it is scored."""
     alone: bool = False
     """Whether nothing but the prompt is asked about; the one token that engines make is dropped."""
 
@@ -84,7 +86,7 @@ class Choice:
         """Tokens generated, the one that ended the answer included."""
         self.pace: Pace | None = None
         """When they came; None before it was submitted, and after its end was counted."""
-        self._plain = stops is None and not prompt.alone
+        self._plain = stops is None and not prompt.alone and not prompt.scored
         self._detokenizer = detokenizer
         self._stops = stops
         self._emit = emit

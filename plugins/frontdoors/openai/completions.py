@@ -57,13 +57,14 @@ async def completions(call: Call) -> web.StreamResponse:
         prompt_logprobs=_prompt_logprobs(body),
         guided=constraint_of(body),
     )
-    prompts, turns = [], Turns()
+    prompts, turns, scored = [], Turns(), _scores_echo(body)
     for index, ids in enumerate(reading.prompts):
         await turns.spend(len(ids))
         prompt = Prompt(
             tuple(ids),
             reading.echoes[index] if body.echo else b"",
-            scored=_scores_echo(body),
+            scored=scored,
+            characters=sum(len(call.site.tokenizer.token_text(i)) for i in ids) if scored else 0,
             alone=most == 0,
         )
         seeded = params if body.seed is not None else evolve(params, seed=random.getrandbits(63))
@@ -103,13 +104,17 @@ class CompletionRenderer:
     def first(self, choice: Choice) -> bytes:
         """The event with the prompt, where it is echoed."""
         echo = choice.prompt.echo
-        logprobs = b"null"
-        if choice.prompt.scored:
-            scores = echoed(choice.journal, self._most)
-            logprobs = _json(self._columns(choice, choice.journal.prompt, scores))
-        elif not echo:
-            return b""
-        return self._chunks.event(choice, echo or b'""', None, logprobs, counted=0)
+        return self._chunks.event(choice, echo, None, counted=0) if echo else b""
+
+    def opening(self, choice: Choice) -> Iterator[bytes]:
+        """The event with the prompt and its logprobs."""
+        event = self._chunks.event(choice, choice.prompt.echo or b'""', None, counted=0)
+        before, after = around(event, b'"logprobs":null')
+        yield before + b'"logprobs":'
+        journal = choice.journal
+        scores = echoed(journal, self._most)
+        yield from completion_pieces(self._tokenizer, journal.prompt, scores, self._most)
+        yield after
 
     def delta(self, choice: Choice, delta: Delta) -> bytes:
         """One event, unless there is nothing to show."""
@@ -124,9 +129,9 @@ class CompletionRenderer:
         return _json(self._columns(choice, delta.tokens, delta.logprobs))
 
     def _columns(
-        self, choice: Choice, tokens: Sequence[int], logprobs: Iterable[TokenLogprob | None]
+        self, choice: Choice, tokens: Sequence[int], logprobs: Sequence[TokenLogprob]
     ) -> CompletionLogprobs:
-        offset = self._offsets.get(choice.index, 0)
+        offset = self._offsets.get(choice.index, choice.prompt.characters)
         columns = completion_logprobs(self._tokenizer, tokens, logprobs, offset)
         self._offsets[choice.index] = columns.text_offset[-1] + len(columns.tokens[-1])
         return columns

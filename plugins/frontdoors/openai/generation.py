@@ -21,7 +21,7 @@ from shuntserve_plugins.frontdoors.openai.chunks import usage_of
 from shuntserve_plugins.frontdoors.openai.context import Call
 from shuntserve_plugins.frontdoors.openai.errors import ApiError
 from shuntserve_plugins.frontdoors.openai.pace import Pace, Wanted
-from shuntserve_plugins.frontdoors.openai.pieces import in_turns, json_of
+from shuntserve_plugins.frontdoors.openai.pieces import Backlog, in_turns, json_of
 from shuntserve_plugins.frontdoors.openai.sampling import choice_seed, written_for
 from shuntserve_plugins.frontdoors.openai.stream import EventStream
 from shuntserve_plugins.frontdoors.openai.turns import Turns
@@ -38,6 +38,10 @@ class Renderer(Protocol):
     @property
     def text(self) -> Callable[[Choice, str], bytes]:
         """Makes the event for more text of a choice, and nothing else."""
+        ...
+
+    def opening(self, choice: Choice) -> Iterator[bytes]:
+        """The same, in pieces none of which takes long, where the prompt is `scored`."""
         ...
 
     def delta(self, choice: Choice, delta: Delta) -> bytes:
@@ -307,10 +311,25 @@ async def _stream(call: Call, work: Work, renderer: Renderer) -> web.StreamRespo
     def more(choice: Choice, text: str) -> None:
         send(event(choice, text))
 
+    backlog = Backlog(stream)
+
+    def emit_scored(choice: Choice, delta: Delta) -> None:
+        new = choice not in begun
+        begun.add(choice)
+        events = renderer.delta(choice, delta)
+        if generation.complete:
+            events += renderer.last(work.usage(generation.choices))
+        backlog.put(renderer.opening(choice) if new else iter(()), events, generation.complete)
+
+    scored = any(prompt.scored for prompt, _ in work.prompts)
     try:
-        generation = Generation(call, work, emit, more)
+        generation = Generation(call, work, emit_scored if scored else emit, more)
         await _run(call, work, generation, stream.release)
+        if generation.error is None or stream.started:
+            await backlog.done()
+            stream.release()
     finally:
+        backlog.close()
         stream.close()
     if generation.error is not None:
         if not stream.started:

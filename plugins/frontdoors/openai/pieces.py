@@ -15,6 +15,8 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from shuntserve_plugins.frontdoors.openai.stream import EventStream
+
 T = TypeVar("T")
 ENTRIES = 512
 """Logprobs that are encoded at a time: half a millisecond."""
@@ -59,6 +61,41 @@ async def in_turns(pieces: Iterator[bytes]) -> list[bytes]:
             await asyncio.sleep(0)
             began = time.perf_counter()
     return made
+
+
+class Backlog:
+    """Events of a stream in their order, some of which take more than a turn of the loop."""
+
+    def __init__(self, stream: EventStream) -> None:
+        self._stream = stream
+        self._queue: deque[tuple[Iterator[bytes], bytes, bool]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def put(self, pieces: Iterator[bytes], events: bytes, last: bool) -> None:
+        """Send what `pieces` are together, and then `events`."""
+        self._queue.append((pieces, events, last))
+        if self._task is None:
+            self._task = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        while self._queue:
+            pieces, events, last = self._queue.popleft()
+            events = b"".join(await in_turns(pieces)) + events
+            if last:
+                self._stream.end(events)
+            elif events:
+                self._stream.send(events)
+        self._task = None
+
+    async def done(self) -> None:
+        """Until all is sent."""
+        if self._task is not None:
+            await self._task
+
+    def close(self) -> None:
+        """Send nothing more."""
+        if self._task is not None:
+            self._task.cancel()
 
 
 class Pieces(web.StreamResponse):

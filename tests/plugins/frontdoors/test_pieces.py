@@ -79,6 +79,42 @@ async def test_few_entries_are_encoded_at_a_time(
     assert max(sizes) <= 50
 
 
+async def test_prompts_echoed_in_streams_are_encoded_a_little_at_a_time(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = await serve()
+    body = TEXT | {"stream": True, "prompt_logprobs": None}
+    path = "/v1/completions"
+    wanted = await send(served.address, request(body, path=path))
+    sizes: list[int] = []
+    encode = logprobs.completion_logprobs
+
+    def noted(tokenizer: Any, tokens: Any, *rest: Any) -> Any:
+        sizes.append(len(tokens))
+        return encode(tokenizer, tokens, *rest)
+
+    monkeypatch.setattr(logprobs, "completion_logprobs", noted)
+    monkeypatch.setattr(pieces, "ENTRIES", 1)
+    monkeypatch.setattr(pieces, "TURN_SECONDS", 0.0)
+    answer = await send(served.address, request(body, path=path))
+    assert set(sizes) == {1}
+    assert answer.headers.keys() == wanted.headers.keys()
+    assert events_of(answer.body) == events_of(wanted.body)
+    first = {event["choices"][0]["index"]: event for event in reversed(events_of(answer.body))}
+    assert sorted(first) == [0, 1, 2, 3]
+    assert all(event["choices"][0]["text"].startswith("hello") for event in first.values())
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+
+
+def events_of(body: bytes) -> list[dict[str, Any]]:
+    """By answer, each in its order: what comes of several in one turn may come in any."""
+    lines = [line[6:] for line in body.split(b"\n\n") if line.startswith(b"data: {")]
+    events = [json.loads(line) for line in lines]
+    for event in events:
+        del event["id"], event["created"]
+    return sorted(events, key=lambda event: event["choices"][0]["index"])
+
+
 async def test_others_have_their_turns_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "TURN_SECONDS", 0.0)
     loop, turns = asyncio.get_running_loop(), 0
