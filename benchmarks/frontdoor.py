@@ -1,11 +1,16 @@
 """The front door alone: streams a second, added time to first token, memory.
 
     python benchmarks/frontdoor.py [--seconds 4] [--router /path/to/vllm-router]
+    python benchmarks/frontdoor.py --other /path/to/another/checkout [--rounds 5] [--router ...]
 
 Servers run on one core, the load (wrk, which must be installed) on another.  A stream has 16
 tokens; the engine behind the front door answers from a script as fast as it is asked, so that all
 the time is the front door's.  With --router the same load also goes through vllm-router, pinned to
 the same core, over a mock OpenAI backend that runs beside the load and sends 16 events.
+
+With --other the front door of another checkout, say of an earlier commit, serves the same load in
+turns with this one, and what is told are medians of rounds and of their ratios: what a busy
+neighbour does to one it does to both.
 """
 
 from __future__ import annotations
@@ -21,8 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -115,14 +120,27 @@ async def serve_mock() -> None:
 
 
 @contextmanager
-def child(*arguments: str) -> Iterator[tuple[str, int]]:
-    """A server of this file in a process of its own: its URL and process id."""
-    with subprocess.Popen(
-        [sys.executable, str(HERE), *arguments], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
+def child(*arguments: str, checkout: Path = HERE.parent.parent) -> Iterator[tuple[str, int]]:
+    """A server of this file, or of a checkout's, in a process of its own: its URL and its id."""
+    with tempfile.TemporaryDirectory() as packages:
+        for package, folder in (
+            ("shuntserve_core", "shuntserve_core"),
+            ("shuntserve_plugins", "plugins"),
+        ):
+            Path(packages, package).symlink_to(checkout.resolve() / folder)
+        command = [sys.executable, str(checkout / "benchmarks" / HERE.name), *arguments]
+        with _running(command, {**os.environ, "PYTHONPATH": packages}) as process:
+            assert process.stdout is not None
             yield process.stdout.readline().strip(), process.pid
+
+
+@contextmanager
+def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=dict(environment)
+    ) as process:
+        try:
+            yield process
         finally:
             process.kill()
 
@@ -243,8 +261,8 @@ def memory(pid: int) -> float:
 
 def processor_seconds(pid: int) -> float:
     """Processor time that a process has used: what a busy neighbour does not change."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def measure(name: str, url: str, pid: int, seconds: int, direct: float) -> dict[int, float]:
@@ -271,10 +289,56 @@ def measure(name: str, url: str, pid: int, seconds: int, direct: float) -> dict[
     return rates
 
 
+def compare(servers: Mapping[str, tuple[str, int]], rounds: int, seconds: int) -> None:
+    """Serve the same load in turns; print medians of all, and of ratios to the first."""
+    first_token: dict[str, list[float]] = {name: [] for name in servers}
+    rates: dict[tuple[str, int], list[float]] = {}
+    for turn in range(rounds + 1):
+        names = list(servers)[:: 1 if turn % 2 else -1]
+        for name in names:
+            times = first_byte_times(int(servers[name][0].rpartition(":")[2]), 300)
+            if turn:  # the first round warms up
+                first_token[name].append(statistics.median(times) * 1e3)
+        for concurrency in (1, 32, 128):
+            for name in names:
+                url, pid = servers[name]
+                used = processor_seconds(pid)
+                streams = load(url, concurrency, seconds)[0] * seconds
+                rate = streams / (processor_seconds(pid) - used)
+                if turn:
+                    rates.setdefault((name, concurrency), []).append(rate)
+    base = next(iter(servers))
+    for name in servers:
+        print(f"{name}: first token p50 {statistics.median(first_token[name]):.3f} ms")
+        for concurrency in (1, 32, 128):
+            mine, theirs = rates[name, concurrency], rates[base, concurrency]
+            ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+            print(
+                f"  {concurrency:4d} at once: {statistics.median(mine):7.0f} streams per processor "
+                f"second, {ratio:.2f} of {base}"
+            )
+
+
+def compare_with(other: Path, router_binary: str, rounds: int, seconds: int) -> None:
+    """This front door, that of another checkout, and vllm-router if there is one."""
+    with ExitStack() as stack:
+        folder = str(write_tokenizer(stack.enter_context(tempfile.TemporaryDirectory())))
+        servers = {
+            "the other": stack.enter_context(child("--serve", folder, checkout=other)),
+            "this": stack.enter_context(child("--serve", folder)),
+        }
+        if router_binary:
+            backend, _ = stack.enter_context(child("--mock"))
+            servers["vllm-router"] = stack.enter_context(router(router_binary, backend))
+        compare(servers, rounds, seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--router", default="", help="path of vllm-router, to compare with")
+    parser.add_argument("--other", type=Path, help="another checkout, to compare with in turns")
+    parser.add_argument("--rounds", type=int, default=5, help="of --other")
     parser.add_argument("--serve", default="", help=argparse.SUPPRESS)
     parser.add_argument("--mock", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -283,6 +347,9 @@ def main() -> None:
     if options.mock:
         uvloop.run(serve_mock())
     pin(LOAD_CORE)
+    if options.other:
+        compare_with(options.other, options.router, options.rounds, options.seconds)
+        return
     direct = statistics.median(uvloop.run(direct_times(1000))) * 1e3
     print(f"engine alone: first token p50 {direct:.3f} ms")
     with (
