@@ -64,6 +64,21 @@ def test_nodes_that_hold_the_layers_are_chosen(config: Config) -> None:
     assert moved[0].stages[0].node == other
 
 
+def test_layers_cut_otherwise_are_no_help(config: Config) -> None:
+    """Of a node that holds all layers in parts of another size, nothing can be used."""
+    free = [FreeNode("big#0", "big", (0, 1)), FreeNode("big#1", "big", (0, 1))]
+    (first, *_) = planner.place_on(config, free, {})
+    node, layers = first.stages[0].node, first.layer_ranges[0]
+    degree = first.stages[0].tensor_parallel
+    other = next(n.name for n in free if n.name != node)
+    cut = {(node, gpu): Held(degree + 1, gpu, layers) for gpu in range(2)}
+    swapped = {(node, gpu): Held(degree, gpu + 1, layers) for gpu in range(2)}
+    few = {(other, gpu): Held(degree, gpu, layers[:1]) for gpu in range(degree)}
+    for useless in (cut, swapped):
+        moved = planner.place_on(config, free, {**useless, **few})
+        assert moved[0].stages[0].node == other
+
+
 def test_a_lost_node_is_replaced_by_a_spare_of_its_type(config: Config) -> None:
     pipelines = planner.place_on(config, NODES[:3], {})
     pipeline = pipelines[0]

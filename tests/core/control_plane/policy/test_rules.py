@@ -98,6 +98,28 @@ def started(name: str, *nodes: str) -> list[Action]:
             *started("p3", "a#2", "b#0"),
         ),
         rule(
+            "two notices at once: no pipeline is given a node that another one keeps",
+            told(
+                told(
+                    view(A0, A1, A2, B0, node("b#1"), node("b#2"), P1_AND_B,
+                         pipeline("p2", "a#1", "b#1")),
+                    "a#0", "notice", 60.0,
+                ),
+                "b#1", "notice", 60.0,
+            ),
+            *started("p3", "a#2", "b#0"), *started("p4", "a#1", "b#2"),
+        ),
+        rule(
+            "a node that is being ended cannot be stayed on",
+            view(node("a#0", ending=True), A1, P1),
+            *started("p2", "a#1"),
+        ),
+        rule(
+            "and nothing is put there",
+            view(node("a#0", ending=True), A1, missing=(missing("p1", "a#0"),)),
+            *started("p1", "a#1"),
+        ),
+        rule(
             "a notice with other shapes not allowed, and no spare: it waits for its own type",
             told(view(A0, B0, P1, shapes=False), "a#0", "notice", 60.0),
         ),
