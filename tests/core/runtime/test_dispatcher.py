@@ -287,6 +287,20 @@ def test_engine_errors_are_tried_elsewhere_and_open_the_circuit() -> None:
     assert bench.at("second") == "a"
 
 
+def test_a_request_that_an_engine_failed_goes_back_there_only_if_it_must() -> None:
+    bench = Bench(2)
+    bench.submit("r")
+    bench.submit("other")
+    assert (bench.at("r"), bench.at("other")) == ("a", "b")
+    bench.links["a"].say("r", finish="error", error="out of memory")
+    assert bench.at("r") == "b"  # although it is the other one's turn
+    bench.links["b"].say("r", finish="error", error="out of memory")
+    assert bench.at("r") == "a"
+    bench.dispatcher.remove_pipeline("b")
+    bench.links["a"].say("r", finish="error", error="out of memory")
+    assert bench.at("r") == "a"
+
+
 def test_a_clients_mistake_opens_no_circuit_and_is_not_tried_again() -> None:
     bench = Bench(2)
     for i in range(5):
