@@ -230,6 +230,8 @@ def _place_thoughts(message: dict[str, Any], abilities: Abilities) -> None:
     parts = content if isinstance(content, list) else []
     thoughts = [part["thinking"] for part in parts if part.get("type") == "thinking"]
     known = abilities.reasoning
+    if thoughts and message.get("role") != "assistant":
+        raise TemplateError("parts of the type thinking are for messages of the assistant")
     if thoughts and not abilities.thinking:
         message["content"] = [part for part in parts if part.get("type") != "thinking"]
         if sent is None:

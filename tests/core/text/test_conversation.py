@@ -144,6 +144,15 @@ def test_thoughts_in_parts_reach_the_template(make: Make) -> None:
     assert "<think>\ntwo and two\n</think>\n\nFour." in make(THINKING).ours(chat)
 
 
+@pytest.mark.parametrize("source", [CHATML, PARTS_OR_TEXT])
+@pytest.mark.parametrize("role", ["user", "system", "developer", "tool"])
+def test_nobody_else_has_thoughts(make: Make, source: str, role: str) -> None:
+    message = {"role": role, "content": [{"type": "thinking", "thinking": "hm"}]}
+    with pytest.raises(ApiError, match="for messages of the assistant") as error:
+        make(source).ours({"messages": [message, HELLO]})
+    assert error.value.status == 400
+
+
 def test_what_a_model_refused_is_its_answer(make: Make) -> None:
     for refused in (
         {"role": "assistant", "content": None, "refusal": "No."},
