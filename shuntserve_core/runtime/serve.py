@@ -45,7 +45,11 @@ from shuntserve_core.runtime.run import PipelineRun
 from shuntserve_core.runtime.waiting import Announcer
 from shuntserve_core.surfaces import CONTROL
 from shuntserve_core.types import Placement
-from shuntserve_core.weights.agreement import refuse_other_facts, refuse_other_model
+from shuntserve_core.weights.agreement import (
+    StoreUnreadable,
+    refuse_other_facts,
+    refuse_other_model,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -89,10 +93,8 @@ def settings_of(config: Config) -> EngineSettings:
     refuse_tokenizer(directory, f"{where}: serve.model_dir")
     refuse_unsuited(config)
     refuse_contradiction(config)
-    if engine.needs_weights and weights:
-        store_url = _store_url(config, weights.store)
+    if engine.needs_weights:
         refuse_other_facts(config.model, directory, f"{where}: serve.model_dir")
-        refuse_other_model(store_url, weights.model, directory, config.registry)
     return EngineSettings(
         engine=engine,
         engine_name=document.engine.name,
@@ -104,6 +106,22 @@ def settings_of(config: Config) -> EngineSettings:
         store_url=_store_url(config, weights.store) if weights else "",
         store_model=weights.model if weights else "",
     )
+
+
+def compare_with_store(config: Config, settings: EngineSettings, *, running: bool) -> None:
+    """Raise `UserError` where the weight store is of another model, or cannot be read.
+
+    Engines that are `running` have their weights: for them, a store that is away is a warning.
+    """
+    if not settings.engine.needs_weights:
+        return
+    directory = Path(settings.model_dir)
+    try:
+        refuse_other_model(settings.store_url, settings.store_model, directory, config.registry)
+    except StoreUnreadable as error:
+        if not running:
+            raise
+        logger.warning("%s; engines that run go on, others cannot start", error)
 
 
 def _store_url(config: Config, store: str) -> str:
@@ -272,6 +290,9 @@ class _Server:
 
     async def _come_up(self) -> tuple[Placement | None, tuple[str, ...]]:
         addresses = await self._launcher.adopt()
+        await asyncio.to_thread(
+            compare_with_store, self._config, self._cluster.settings, running=bool(addresses)
+        )
         if addresses:
             await self._manager.adopt(addresses)
             return None, ()

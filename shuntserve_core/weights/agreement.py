@@ -73,10 +73,14 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     ]
 
 
+class StoreUnreadable(UserError):
+    """The store does not answer, or has no such model."""
+
+
 def refuse_other_model(url: str, model: str, directory: Path, registry: Registry) -> None:
     """Raise `UserError` where `directory` describes another model than the store holds.
 
-    Nor can a store be served from that cannot be read from here, or that has no such model.
+    Raises `StoreUnreadable` where the store cannot be read from here, or has no such model.
     """
     name = parse_model_name(model)
     store = open_store(url, registry)
@@ -84,7 +88,7 @@ def refuse_other_model(url: str, model: str, directory: Path, registry: Registry
         manifest = load_manifest(store, name)
         data, _ = store.get(name.prefix + CONFIG)
     except StoreError as error:
-        raise UserError(
+        raise StoreUnreadable(
             f"the model directory cannot be compared with the store's model: {error.message}",
             where=error.where or f"{url}: {name}",
             remedy=error.remedy or "make the store readable from here, and serve again",

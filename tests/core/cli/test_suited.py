@@ -10,7 +10,7 @@ import pytest
 
 from shuntserve_core.config import load_config
 from shuntserve_core.errors import UserError
-from shuntserve_core.runtime.serve import settings_of
+from shuntserve_core.runtime.serve import compare_with_store, settings_of
 from tests.core.cli.conftest import Shuntserve
 from tests.core.tensorstore.processes import push
 from tests.core.weights.models import write_llama
@@ -113,7 +113,14 @@ def test_what_an_engine_does_not_know(
     assert report["errors"][0]["remedy"]
 
 
-def test_serve_refuses_another_config_than_the_stores(tmp_path: Path) -> None:
+def compared(file: Path, *, running: bool = False) -> None:
+    config = load_config(file)
+    compare_with_store(config, settings_of(config), running=running)
+
+
+def test_serve_refuses_another_config_than_the_stores(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint = write_llama(tmp_path / "weights", hidden=64, heads=2, head_dim=32)
     name = push(checkpoint, tmp_path / "store", [1])
     (checkpoint / "tokenizer.json").write_text("{}")
@@ -122,9 +129,26 @@ def test_serve_refuses_another_config_than_the_stores(tmp_path: Path) -> None:
     engine = f'[engine]\nname = "vllm"\n[weights]\nstore = "store"\nmodel = "{name}"\n'
     file = written(tmp_path, engine)
     (checkpoint / "config.json").write_bytes(config)
-    assert settings_of(load_config(file)).store_model
+    compared(file)
     file = written(tmp_path, engine, **{**stored, "rms_norm_eps": 1e-3})
-    with pytest.raises(UserError, match="of another model than the store's weights") as caught:
-        settings_of(load_config(file))
-    assert "rms_norm_eps 0.001 instead of" in caught.value.message
-    assert "weights pull" in caught.value.remedy
+    for running in (False, True):
+        with pytest.raises(UserError, match="of another model than the store's weights") as caught:
+            compared(file, running=running)
+        assert "rms_norm_eps 0.001 instead of" in caught.value.message
+        assert "weights pull" in caught.value.remedy
+    assert not caplog.records
+
+
+def test_engines_that_run_do_not_need_the_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = write_llama(tmp_path / "weights", hidden=64, heads=2, head_dim=32)
+    (checkpoint / "tokenizer.json").write_text("{}")
+    engine = '[engine]\nname = "vllm"\n[weights]\nstore = "away"\nmodel = "local/tiny"\n'
+    config = (checkpoint / "config.json").read_bytes()
+    file = written(tmp_path, engine)
+    (checkpoint / "config.json").write_bytes(config)
+    with pytest.raises(UserError, match="cannot be compared"):
+        compared(file)
+    compared(file, running=True)
+    assert "engines that run go on" in caplog.text
