@@ -1,7 +1,8 @@
 """An engine that only pretends: right timing, right protocol, made-up tokens.
 
 For load tests of everything else.  Token k of an output is a function of the prompt, k and, unless
-it is greedy, the seed, so that a resumed request can be checked to go on exactly where it stopped.
+it is greedy, the sampling parameters, so that a resumed request can be checked to go on exactly
+where it stopped.
 """
 
 from __future__ import annotations
@@ -18,9 +19,18 @@ from shuntserve_core.interfaces.engine import EngineLaunch, WorkerCommand
 from shuntserve_core.types.features import Feature
 
 FEATURES: frozenset[str] = frozenset(
-    {Feature.SAMPLING, Feature.MIN_TOKENS, Feature.LOGPROBS, Feature.RESUME}
+    {
+        Feature.SAMPLING,
+        Feature.TOP_P,
+        Feature.TOP_K,
+        Feature.MIN_P,
+        Feature.MIN_TOKENS,
+        Feature.LOGPROBS,
+        Feature.RESUME,
+    }
 )
-"""Without a model there are no probabilities for filters, penalties and biases to change."""
+"""What made-up probabilities allow.  Penalties and biases would find nothing to change: tokens
+seldom come twice."""
 
 
 @frozen

@@ -15,17 +15,8 @@ from shuntserve_core.types.request import (
     StepOutput,
     TokenLogprob,
 )
+from shuntserve_plugins.engines.made_up import drawn, logprob, mixed
 from shuntserve_plugins.engines.simulated import SimulatedSpec
-
-_MASK = 2**64 - 1
-
-
-def made_up_token(base: int, k: int, vocab: int) -> int:
-    """Token `k` of the output that belongs to `base` (splitmix64 of base and k)."""
-    x = (base + (k + 1) * 0x9E3779B97F4A7C15) & _MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return (x ^ (x >> 31)) % vocab
 
 
 def made_up_output(prompt: tuple[int, ...], sampling: SamplingParams, vocab: int) -> list[int]:
@@ -51,12 +42,12 @@ class Sequence:
     """When its next token is ready, in seconds."""
     decoding: bool = False
     """Whether it has had its first token from this engine."""
+    logprobs: list[TokenLogprob] = field(factory=list)
+    """Of tokens since they were last taken."""
     _stop: frozenset[int] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        sampling = self.request.sampling
-        seed = sampling.seed if sampling.temperature > 0 else 0
-        self.base = zlib.crc32(array("I", self.request.prompt).tobytes()) ^ (seed << 32)
+        self.base = zlib.crc32(array("I", self.request.prompt).tobytes())
         self.generated = len(self.request.output)
         self._stop = frozenset(self.request.sampling.stop_token_ids)
 
@@ -68,10 +59,16 @@ class Sequence:
         for _ in range(count):
             if self.generated >= last:
                 return tokens, "length"
-            token = made_up_token(self.base, self.generated, self.vocab)
+            first = mixed(self.base, self.generated) % self.vocab
+            place = drawn(sampling, self.base, self.generated, self.vocab)
             if self.generated < sampling.min_tokens:
-                while token in self._stop:
-                    token = (token + 1) % self.vocab
+                others = range(place, place + self.vocab)
+                place = next(
+                    (p for p in others if (first + p) % self.vocab not in self._stop), place
+                )
+            token = (first + place) % self.vocab
+            if sampling.logprobs is not None:
+                self.logprobs.append(logprob(first, place, sampling.logprobs, self.vocab))
             tokens.append(token)
             self.generated += 1
             if token in self._stop:
@@ -139,9 +136,7 @@ class Simulation:
         self.tokens += len(tokens)
         if finish is not None:
             del self.running[request.id]
-        logprobs: list[TokenLogprob] = []
-        if request.sampling.logprobs is not None:
-            logprobs = [_logprob(t, request.sampling.logprobs, self.spec.vocab) for t in tokens]
+        logprobs, sequence.logprobs = sequence.logprobs, []
         return StepOutput(request.id, tokens, logprobs, finish)
 
     def _next(self) -> float | None:
@@ -151,9 +146,3 @@ class Simulation:
         if self.waiting and len(self.running) < self.spec.max_batch:
             times.append(self._next_start)
         return min(times, default=None)
-
-
-def _logprob(token: int, alternatives: int, vocab: int) -> TokenLogprob:
-    own = -0.25 - (token % 8) / 16
-    top = [((token + i) % vocab, own - i / 2) for i in range(alternatives)]
-    return TokenLogprob(own, top)

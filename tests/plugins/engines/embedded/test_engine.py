@@ -181,7 +181,9 @@ async def test_wrong_requests_are_refused(
             "no tokens": EngineRequest("empty", (), sampling),
             "leave no room": EngineRequest("long", (1,) * 256, sampling),
             "from 0 to 1099": EngineRequest("vocabulary", (1100,), sampling),
-            "constrain": EngineRequest("guided", (1,), evolve(sampling, guided={"regex": "a"})),
+            "this engine has no guided": EngineRequest(
+                "guided", (1,), evolve(sampling, guided={"regex": "a"})
+            ),
         }
         for reason, one in wrong.items():
             streams.submit(one)
