@@ -242,7 +242,7 @@ def _replace_if(name: str, folder: int, data: bytes, version: str | None, where:
 
 
 def _checksum_of(name: str, folder: int) -> str | None:
-    """Of what is there; None where there is nothing."""
+    """Of the stored object; None where there is none."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
@@ -260,8 +260,8 @@ def _clear_errors(key: str, root: Path) -> Iterator[None]:
         raise ObjectMissing("there is no such object", where=f"{root}: {key}") from error
     except OSError as error:
         remedies = {
-            errno.ENOSPC: "free some space and push again: what is there is kept",
-            errno.EDQUOT: "raise the quota and push again: what is there is kept",
+            errno.ENOSPC: "free some space and push again: what was stored is kept",
+            errno.EDQUOT: "raise the quota and push again: what was stored is kept",
             errno.EACCES: "check who may write there",
             errno.EROFS: "it is mounted read-only",
         }

@@ -316,7 +316,7 @@ def rm(ctx: click.Context, model: str, store: str, yes: bool, wait: float, as_js
         raise UserError(
             f"there is nothing of {name}",
             where=store,
-            remedy="see what is there: shuntserve weights ls STORE",
+            remedy="list the models: shuntserve weights ls STORE",
         )
     if as_json:
         print_json({"model": str(name), "removed_objects": removed})

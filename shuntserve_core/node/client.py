@@ -21,7 +21,7 @@ from shuntserve_core.patience import within
 from shuntserve_core.tensorstore import ShardSpec
 
 SILENCE_SECONDS = 5.0
-"""An agent that says nothing for so long is lost.  One that ends is missed at once."""
+"""An agent that says nothing for so long is lost.  The end of one is detected at once."""
 logger = logging.getLogger(__name__)
 
 _LOAD_SECONDS = 3600.0

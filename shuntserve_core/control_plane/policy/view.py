@@ -1,4 +1,4 @@
-"""The frozen picture that a decision is made from: what is there, and what was decided before."""
+"""The frozen picture that a decision is made from: nodes, pipelines, and earlier decisions."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from shuntserve_core.testing.chaos.cluster import PROCESSES, Served
 KINDS = ("notice", "loss", "engine", "store", "agent", "template")
 """What is done unless told otherwise: nodes that go, and processes that get SIGKILL."""
 HANG = "hang"
-"""An engine's process gets SIGSTOP.  It is missed after seconds only, so every stream waits."""
+"""An engine's process gets SIGSTOP.  That is detected after seconds only, so every stream waits."""
 
 
 @frozen

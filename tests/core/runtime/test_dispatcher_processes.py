@@ -65,7 +65,7 @@ class Waiter(Listener):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 async def test_no_stream_notices_that_its_engine_is_gone(number: signal.Signals) -> None:
     dispatcher = Dispatcher(WeightedRoundRobin())
-    with engine("a") as (doomed, first), engine("b") as (_, second):
+    with engine("a") as (dying, first), engine("b") as (_, second):
         links = [await LinkClient.connect(address, "secret") for address in (first, second)]
         for name, link in zip("ab", links, strict=True):
             await link.activate()
@@ -77,7 +77,7 @@ async def test_no_stream_notices_that_its_engine_is_gone(number: signal.Signals)
             dispatcher.submit(waiters[-1].journal, waiters[-1])
         while not all(len(waiter.tokens) > 10 for waiter in waiters):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        os.kill(doomed, number)
+        os.kill(dying, number)
         async with asyncio.timeout(60):
             await asyncio.gather(*(waiter.done.wait() for waiter in waiters))
         assert links[0].lost is not None

@@ -103,7 +103,7 @@ def test_a_push_to_a_full_disk_goes_on_when_there_is_room(disk: Path, tmp_path: 
     assert isinstance(refused.exception, UserError), refused
     text = str(refused.exception)
     assert text.startswith(f"{store}: raw/local/tiny/"), text
-    assert "No space left on device; free some space and push again: what is there is" in text
+    assert "No space left on device; free some space and push again: what was stored is" in text
     ballast.unlink()
     subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
     assert CliRunner().invoke(cli, push).exit_code == 0

@@ -1,4 +1,4 @@
-"""Hardware figures: what is there, that each names its source, and the published ones."""
+"""Hardware figures: what is listed, that each names its source, and the published ones."""
 
 from __future__ import annotations
 

@@ -73,5 +73,5 @@ def test_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         put(DirectoryStore(tmp_path), "key", data)
     assert str(caught.value) == (
         f"{tmp_path}: key: No space left on device; "
-        "free some space and push again: what is there is kept"
+        "free some space and push again: what was stored is kept"
     )

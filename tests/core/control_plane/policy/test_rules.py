@@ -1,5 +1,5 @@
 """Every rule of `docs/explanation/interruptions.md`, and those that go without saying, as a table:
-what is there, what is said, and what follows."""
+what the view holds, what is said, and what follows."""
 
 from __future__ import annotations
 

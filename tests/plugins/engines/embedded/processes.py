@@ -104,7 +104,7 @@ def launch_of(
 
 
 _PATIENT = LinkPolicy(missed=100)
-"""Other tests are about how soon an engine is missed."""
+"""Other tests are about how soon the loss of an engine is detected."""
 
 
 class EngineProcesses:
