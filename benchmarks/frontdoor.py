@@ -1,6 +1,7 @@
 """The front door alone: streams a second, added time to first token, memory.
 
     python benchmarks/frontdoor.py [--seconds 4] [--router /path/to/vllm-router]
+    python benchmarks/frontdoor.py --peers [--rounds 5] [--router ...]
     python benchmarks/frontdoor.py --other /path/to/another/checkout [--rounds 5] [--router ...]
 
 Servers run on one core, the load (wrk, which must be installed) on another.  A stream has 16
@@ -8,8 +9,11 @@ tokens; the engine behind the front door answers from a script as fast as it is 
 the time is the front door's.  With --router the same load also goes through vllm-router, pinned to
 the same core, over a mock OpenAI backend that runs beside the load and sends 16 events.
 
-With --other the front door of another checkout, say of an earlier commit, serves the same load in
-turns with this one, and what is told are medians of rounds and of their ratios: what a busy
+Then a server that does the same work takes turns with this front door: vLLM's own, over a scripted
+engine (frontdoor_vllm.py), with the same model folder and requests.  A router only forwards bytes
+that such a server has made.  --peers does nothing but that.  With --other it is the front door of
+another checkout, say of an earlier commit, that takes turns with this one, and with --peers vLLM's
+server too.  What is told are medians of rounds and of their ratios to the first: what a busy
 neighbour does to one it does to both.
 """
 
@@ -17,21 +21,37 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
 import uvloop
+from attrs import frozen
+from frontdoor_load import (
+    LOAD_CORE,
+    SERVER_CORE,
+    TOKENS,
+    answers,
+    first_token_times,
+    free_port,
+    load,
+    memory,
+    pin,
+    processor_seconds,
+    streams,
+)
 
 from shuntserve_core.journal import Journal
 from shuntserve_core.runtime.collecting import settle
@@ -40,29 +60,24 @@ from shuntserve_core.testing.models import write_tokenizer
 from shuntserve_core.types.request import SamplingParams, StepOutput
 from shuntserve_plugins.frontdoors.openai.door import OpenAIFrontDoor
 
-TOKENS = 16
 CONCURRENCY = (1, 32, 128, 512)
-PATH = "/v1/chat/completions"
-BODY = json.dumps(
-    {
-        "model": "m",
-        "messages": [{"role": "user", "content": "The quick brown fox jumps over the lazy dog."}],
-        "max_tokens": TOKENS,
-        "stream": True,
-    }
-)
+IN_TURNS = (1, 32, 128)
 HERE = Path(__file__)
-SERVER_CORE, LOAD_CORE = 0, 1
-
-
-def pin(core: int) -> None:
-    """Keep this process on one core, where the machine has two."""
-    if len(os.sched_getaffinity(0)) > core:
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
+CONFIG = {  # vLLM's server wants an architecture, though nothing loads it
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 600,
+    "max_position_embeddings": 4096,
+    "torch_dtype": "float32",
+}
 
 
 async def serve_front_door(folder: str) -> None:
-    pin(SERVER_CORE)
     door = OpenAIFrontDoor(port=0)
     url = await door.start(ScriptedBackend(keep_journals=False), folder, "m")
     settle()  # as `shuntserve serve` does
@@ -112,7 +127,6 @@ class MockBackend(asyncio.Protocol):
 
 
 async def serve_mock() -> None:
-    pin(LOAD_CORE)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(MockBackend, "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
@@ -120,7 +134,9 @@ async def serve_mock() -> None:
 
 
 @contextmanager
-def child(*arguments: str, checkout: Path = HERE.parent.parent) -> Iterator[tuple[str, int]]:
+def child(
+    *arguments: str, checkout: Path = HERE.parent.parent, core: int = SERVER_CORE
+) -> Iterator[tuple[str, int]]:
     """A server of this file, or of a checkout's, in a process of its own: its URL and its id."""
     with tempfile.TemporaryDirectory() as packages:
         for package, folder in (
@@ -129,77 +145,58 @@ def child(*arguments: str, checkout: Path = HERE.parent.parent) -> Iterator[tupl
         ):
             Path(packages, package).symlink_to(checkout.resolve() / folder)
         command = [sys.executable, str(checkout / "benchmarks" / HERE.name), *arguments]
-        with _running(command, {**os.environ, "PYTHONPATH": packages}) as process:
-            assert process.stdout is not None
-            yield process.stdout.readline().strip(), process.pid
+        with subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": packages},
+            preexec_fn=lambda: pin(core),  # noqa: PLW1509 - this process has one thread
+        ) as process:
+            try:
+                assert process.stdout is not None
+                yield process.stdout.readline().strip(), process.pid
+            finally:
+                process.kill()
 
 
 @contextmanager
-def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=dict(environment)
-    ) as process:
+def started(name: str, command: Sequence[str], port: int) -> Iterator[tuple[str, int]]:
+    """Somebody else's server on the same core, once it answers; what it says if it does not."""
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            command,
+            stdout=said,
+            stderr=said,
+            preexec_fn=lambda: pin(SERVER_CORE),  # noqa: PLW1509 - this process has one thread
+        ) as process,
+    ):
         try:
-            yield process
+            if not answers(port, process):
+                said.seek(0)
+                raise SystemExit(f"{said.read()[-4000:]}\n{name} did not start")
+            yield f"http://127.0.0.1:{port}", process.pid
         finally:
             process.kill()
 
 
 @contextmanager
 def router(binary: str, backend: str) -> Iterator[tuple[str, int]]:
-    """vllm-router over one backend, once it answers."""
+    """vllm-router over one backend."""
     port, metrics = free_port(), free_port()
     command = [binary, "--worker-urls", backend, "--policy", "round_robin", "--port", str(port)]
     command += ["--prometheus-port", str(metrics), "--log-level", "critical"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: pin(SERVER_CORE),  # noqa: PLW1509 - this process has one thread
-    ) as process:
-        try:
-            wait_for(port)
-            yield f"http://127.0.0.1:{port}", process.pid
-        finally:
-            process.kill()
+    with started("vllm-router", command, port) as server:
+        yield server
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(port: int) -> None:
-    for _ in range(150):
-        try:
-            if len(first_byte_times(port, 1)) == 1:
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit("vllm-router did not start")
-
-
-def first_byte_times(port: int, count: int) -> list[float]:
-    """Seconds from sending a request to the first bytes of its stream, one at a time."""
-    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    request = (head + f"Content-Length: {len(BODY)}\r\n\r\n{BODY}").encode()
-    times = []
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(count):
-            began = time.perf_counter()
-            connection.sendall(request)
-            data = connection.recv(65536)
-            if not data:
-                raise OSError("closed")
-            times.append(time.perf_counter() - began)
-            while not data.endswith(b"0\r\n\r\n"):
-                more = connection.recv(65536)
-                if not more:
-                    raise OSError("closed")
-                data += more
-    return times
+@contextmanager
+def vllm_server(folder: str) -> Iterator[tuple[str, int]]:
+    """vLLM's own server over a scripted engine."""
+    port = free_port()
+    command = [sys.executable, str(HERE.with_name("frontdoor_vllm.py")), folder, str(port)]
+    with started("vLLM's server", command, port) as server:
+        yield server
 
 
 class _First:
@@ -225,52 +222,12 @@ async def direct_times(count: int) -> list[float]:
     return times
 
 
-def load(url: str, concurrency: int, seconds: int) -> tuple[float, float, float]:
-    """Streams a second, and p50 and p99 of a whole stream in ms, as wrk sees them."""
-    script = f"""wrk.method="POST"
-wrk.headers["Content-Type"]="application/json"
-wrk.body='{BODY}'"""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
-        file.write(script)
-        file.flush()
-        command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--latency", "-s"]
-        done = subprocess.run(
-            [*command, file.name, url + PATH],
-            capture_output=True,
-            text=True,
-            check=True,
-            preexec_fn=lambda: pin(LOAD_CORE),
-        )
-    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-        print(done.stdout)
-    rate = float(re.findall(r"Requests/sec:\s+([\d.]+)", done.stdout)[0])
-    p50, p99 = (_milliseconds(done.stdout, share) for share in ("50%", "99%"))
-    return rate, p50, p99
-
-
-def _milliseconds(text: str, share: str) -> float:
-    number, unit = re.findall(rf"{share}\s+([\d.]+)(us|ms|s)", text)[0]
-    return float(number) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
-
-
-def memory(pid: int) -> float:
-    """Resident MB of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
-
-
-def processor_seconds(pid: int) -> float:
-    """Processor time that a process has used: what a busy neighbour does not change."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
-
-
 def measure(name: str, url: str, pid: int, seconds: int, direct: float) -> dict[int, float]:
     """Print one server's rows; give its streams per processor second by concurrency."""
     port = int(url.rpartition(":")[2])
-    first_byte_times(port, 200)
+    first_token_times(port, 200)
     before = memory(pid)
-    times = first_byte_times(port, 1000)
+    times = first_token_times(port, 1000)
     p50, p99 = statistics.median(times) * 1e3, sorted(times)[990] * 1e3
     print(f"\n{name}: first token at concurrency 1, p50 {p50:.3f} ms, p99 {p99:.3f} ms", end="")
     print(f" (added to the engine's own: {p50 - direct:.3f} ms); RSS {before:.0f} MB")
@@ -289,48 +246,99 @@ def measure(name: str, url: str, pid: int, seconds: int, direct: float) -> dict[
     return rates
 
 
-def compare(servers: Mapping[str, tuple[str, int]], rounds: int, seconds: int) -> None:
+@frozen
+class Turn:
+    """What one server did with one load for a while."""
+
+    rate: float
+    """Streams for each second of its processor time."""
+    first: float
+    """Median ms to the first text, at one connection or on one more beside the load's."""
+    events: int
+    """Fewest of a stream: a server that joins tokens under load has less to do."""
+
+
+def turn(server: tuple[str, int], concurrency: int, seconds: int) -> Turn:
+    """Load one server, and watch single streams before or meanwhile."""
+    url, pid = server
+    watched = streams(int(url.rpartition(":")[2]))
+    seen = list(islice(watched, 300)) if concurrency == 1 else []
+    used = processor_seconds(pid)
+    with ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(load, url, concurrency, seconds)
+        while concurrency > 1 and not loaded.done():
+            seen.append(next(watched))
+        beside = len(seen) if concurrency > 1 else 0
+        rate = (loaded.result()[0] * seconds + beside) / (processor_seconds(pid) - used)
+    first = statistics.median(first for first, _ in seen) * 1e3
+    return Turn(rate, first, min(events for _, events in seen))
+
+
+def compare(
+    servers: Mapping[str, tuple[str, int]], rounds: int, seconds: int, direct: float
+) -> None:
     """Serve the same load in turns; print medians of all, and of ratios to the first."""
-    first_token: dict[str, list[float]] = {name: [] for name in servers}
-    rates: dict[tuple[str, int], list[float]] = {}
-    for turn in range(rounds + 1):
-        names = list(servers)[:: 1 if turn % 2 else -1]
-        for name in names:
-            times = first_byte_times(int(servers[name][0].rpartition(":")[2]), 300)
-            if turn:  # the first round warms up
-                first_token[name].append(statistics.median(times) * 1e3)
-        for concurrency in (1, 32, 128):
+    turns: dict[tuple[str, int], list[Turn]] = {}
+    for number in range(rounds + 1):
+        names = list(servers)[:: 1 if number % 2 else -1]
+        for concurrency in IN_TURNS:
             for name in names:
-                url, pid = servers[name]
-                used = processor_seconds(pid)
-                streams = load(url, concurrency, seconds)[0] * seconds
-                rate = streams / (processor_seconds(pid) - used)
-                if turn:
-                    rates.setdefault((name, concurrency), []).append(rate)
+                done = turn(servers[name], concurrency, seconds)
+                if number:  # the first round warms up
+                    turns.setdefault((name, concurrency), []).append(done)
     base = next(iter(servers))
+    print("added to the first token: of one more stream beside the load, less the engine's own")
     for name in servers:
-        print(f"{name}: first token p50 {statistics.median(first_token[name]):.3f} ms")
-        for concurrency in (1, 32, 128):
-            mine, theirs = rates[name, concurrency], rates[base, concurrency]
-            ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+        print(name)
+        for concurrency in IN_TURNS:
+            mine, theirs = turns[name, concurrency], turns[base, concurrency]
+            pairs = list(zip(mine, theirs, strict=True))
+            rate = statistics.median(a.rate for a in mine)
+            share = statistics.median(a.rate / b.rate for a, b in pairs)
+            added = statistics.median(a.first - direct for a in mine)
+            times = statistics.median((a.first - direct) / (b.first - direct) for a, b in pairs)
             print(
-                f"  {concurrency:4d} at once: {statistics.median(mine):7.0f} streams per processor "
-                f"second, {ratio:.2f} of {base}"
+                f"  {concurrency:4d} at once: {rate:7.0f} streams per processor second "
+                f"({share:5.2f} of {base}), adds {added:7.2f} ms to the first token "
+                f"({times:5.2f}), {min(a.events for a in mine)} events a stream"
             )
 
 
-def compare_with(other: Path, router_binary: str, rounds: int, seconds: int) -> None:
-    """This front door, that of another checkout, and vllm-router if there is one."""
+def compare_in_turns(options: argparse.Namespace, direct: float) -> None:
+    """This front door and whichever are wanted of another checkout's, vLLM's and vllm-router."""
     with ExitStack() as stack:
-        folder = str(write_tokenizer(stack.enter_context(tempfile.TemporaryDirectory())))
-        servers = {
-            "the other": stack.enter_context(child("--serve", folder, checkout=other)),
-            "this": stack.enter_context(child("--serve", folder)),
-        }
-        if router_binary:
-            backend, _ = stack.enter_context(child("--mock"))
-            servers["vllm-router"] = stack.enter_context(router(router_binary, backend))
-        compare(servers, rounds, seconds)
+        folder = write_tokenizer(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        servers = {"this": stack.enter_context(child("--serve", str(folder)))}
+        if options.other:
+            other = child("--serve", str(folder), checkout=options.other)
+            servers = {"the other": stack.enter_context(other), **servers}
+        wanted = options.peers or not options.other
+        if wanted and importlib.util.find_spec("vllm"):
+            servers["vLLM's server"] = stack.enter_context(vllm_server(str(folder)))
+        elif wanted:
+            print("vLLM is not installed here, so its server, the peer, is NOT compared")
+        if options.router:
+            backend, _ = stack.enter_context(child("--mock", core=LOAD_CORE))
+            servers["vllm-router"] = stack.enter_context(router(options.router, backend))
+        compare(servers, options.rounds, options.seconds, direct)
+
+
+def measure_alone(options: argparse.Namespace, direct: float) -> None:
+    """Tables of one server after the other."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        child("--serve", str(write_tokenizer(folder))) as (url, pid),
+    ):
+        ours = measure("front door", url, pid, options.seconds, direct)
+    with child("--mock", core=LOAD_CORE) as (backend, mock_pid):
+        measure("mock backend, direct", backend, mock_pid, options.seconds, 0.0)
+        if not options.router:
+            return
+        with router(options.router, backend) as (url, pid):
+            theirs = measure("vllm-router", url, pid, options.seconds, 0.0)
+    ratios = ", ".join(f"{c}: {ours[c] / theirs[c]:.2f}" for c in CONCURRENCY)
+    print(f"\nfront door / vllm-router, streams per processor second: {ratios}")
 
 
 def main() -> None:
@@ -338,7 +346,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--router", default="", help="path of vllm-router, to compare with")
     parser.add_argument("--other", type=Path, help="another checkout, to compare with in turns")
-    parser.add_argument("--rounds", type=int, default=5, help="of --other")
+    parser.add_argument("--peers", action="store_true", help="only vLLM's server, in turns")
+    parser.add_argument("--rounds", type=int, default=5, help="of turns")
     parser.add_argument("--serve", default="", help=argparse.SUPPRESS)
     parser.add_argument("--mock", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -347,24 +356,11 @@ def main() -> None:
     if options.mock:
         uvloop.run(serve_mock())
     pin(LOAD_CORE)
-    if options.other:
-        compare_with(options.other, options.router, options.rounds, options.seconds)
-        return
     direct = statistics.median(uvloop.run(direct_times(1000))) * 1e3
     print(f"engine alone: first token p50 {direct:.3f} ms")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        child("--serve", str(write_tokenizer(folder))) as (url, pid),
-    ):
-        ours = measure("front door", url, pid, options.seconds, direct)
-    with child("--mock") as (backend, mock_pid):
-        measure("mock backend, direct", backend, mock_pid, options.seconds, 0.0)
-        if not options.router:
-            return
-        with router(options.router, backend) as (url, pid):
-            theirs = measure("vllm-router", url, pid, options.seconds, 0.0)
-    ratios = ", ".join(f"{c}: {ours[c] / theirs[c]:.2f}" for c in CONCURRENCY)
-    print(f"\nfront door / vllm-router, streams per processor second: {ratios}")
+    if not options.other and not options.peers:
+        measure_alone(options, direct)
+    compare_in_turns(options, direct)
 
 
 if __name__ == "__main__":
