@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -111,6 +112,7 @@ def main() -> None:
         told = users_own(error)
         if told is None:
             raise
+        _drop_output()
         _end(told)
 
 
@@ -131,9 +133,15 @@ def _usage(error: click.ClickException) -> UserError:
 
 
 def _leave_pipe() -> None:
-    """End as others do whose reader has gone, without a word when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """End as others do whose reader has gone."""
+    _drop_output()
     sys.exit(1)
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again, with other words, when the interpreter ends."""
+    with contextlib.suppress(OSError):  # no descriptor is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _end(error: UserError) -> None:

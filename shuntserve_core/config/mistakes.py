@@ -26,11 +26,12 @@ class Mistakes:
     """All that is wrong in one file."""
 
     file: str
+    """Empty for what comes from no file."""
     found: list[UserError] = field(factory=list)
 
     def add(self, key: str, message: str, remedy: str) -> None:
         """Note one mistake at a key path such as `cluster[2].count`."""
-        where = f"{self.file}: {key}" if key else self.file
+        where = ": ".join(part for part in (self.file, key) if part)
         self.found.append(UserError(message, where=where, remedy=remedy))
 
     def add_structure_error(self, error: Exception, key: str) -> None:

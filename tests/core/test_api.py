@@ -90,13 +90,15 @@ async def agent(tmp_path: Path) -> AsyncIterator[tuple[Agent, TestClient[Any, An
         ("POST", "/v1/ports", {}, "body"),
         ("POST", "/v1/ports", {"host": "a/b"}, "is not the name of an address"),
         ("POST", "/v1/ports", {"host": "203.0.113.9"}, "cannot listen on 203.0.113.9"),
-        ("POST", "/v1/spot", {"source": "nope", "options": {}}, "nope"),
-        ("POST", "/v1/spot", {"source": "trace", "options": {}}, "options"),
-        ("POST", "/v1/spot", {"source": "trace", "options": [1]}, "body"),
+        ("PUT", "/v1/spot", [{"source": "nope", "options": {}}], "nope"),
+        ("PUT", "/v1/spot", [{"source": "trace", "options": {}}], "spot trace.file: is missing"),
+        ("PUT", "/v1/spot", [{"source": "trace", "options": [1]}], "body"),
+        ("PUT", "/v1/spot", {"source": "trace"}, "expected a list"),
+        ("PUT", "/v1/plugins", {"disabled": "all"}, "expected a list"),
         (
-            "POST",
+            "PUT",
             "/v1/spot",
-            b'{"source": "aws", "options": {"interval": NaN}}',
+            b'[{"source": "aws", "options": {"interval": NaN}}]',
             "NaN is no number",
         ),
     ],
@@ -161,7 +163,9 @@ def test_no_body_is_an_error_of_ours(tmp_path: Path, path: str, body: Any) -> No
         agent = Agent("n#0", 1, tmp_path)
         async with TestClient(TestServer(make_app(agent, TOKEN))) as client:
             data = json.dumps(body).encode()
-            async with client.post(f"/v1/{path}", data=data, headers=HEADERS) as response:
+            method = "PUT" if path in ("spot", "plugins") else "POST"
+            asked = client.request(method, f"/v1/{path}", data=data, headers=HEADERS)
+            async with asked as response:
                 answer = response.status, await response.json()
         await agent.close()
         return answer

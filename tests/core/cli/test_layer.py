@@ -59,7 +59,7 @@ def test_json_is_a_list_of_rows(config: str) -> None:
         "100",
         "--json",
     )
-    rows = json.loads(result.output)
+    rows = json.loads(result.stdout)
     assert [(row["phase"], row.get("tokens"), row.get("batch")) for row in rows] == [
         ("prefill", 250, None),
         ("prefill", 1000, None),
@@ -125,6 +125,6 @@ def test_measured_times_stand_beside_predicted_ones(tmp_path: Path) -> None:
     result = run(
         str(file), "--gpu", "CPU", "--prefill", "8", "--decode", "2", "--measure", "--json"
     )
-    rows = json.loads(result.output)
+    rows = json.loads(result.stdout)
     assert [set(row) >= {"milliseconds", "measured_milliseconds"} for row in rows] == [True, True]
     assert all(row["measured_milliseconds"] > 0 for row in rows)

@@ -75,11 +75,12 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     from shuntserve_plugins.engines.vllm.engine import WorkerSpec
+    from shuntserve_plugins.engines.vllm.payload import vocabulary
     from shuntserve_plugins.engines.vllm.rank import PREPARE, Rank
 
     spec = cattrs.structure(json.loads(sys.stdin.readline()), WorkerSpec)
     rank = Rank(spec, HashStore())  # alone: there is nobody to meet
-    rank.run(PREPARE, ("peak",), {})
+    rank.run(PREPARE, ("peak", vocabulary()), {})
     runner = rank._worker.model_runner
     with Peak() as forward:
         _, last = runner._dummy_run(runner.max_num_tokens, is_profile=True)

@@ -17,6 +17,7 @@ with warnings.catch_warnings():
 
     from shuntserve_plugins.engines.vllm import rank as ranks
     from shuntserve_plugins.engines.vllm import stage_worker
+    from shuntserve_plugins.engines.vllm.payload import vocabulary
 
 GIB = 1 << 30
 FREE = "Free memory on device cuda:1 (0.5/22.3 GiB) on startup is less than desired"
@@ -90,7 +91,7 @@ def test_its_gpu_is_chosen_before_any_group_is_made(
     rank._store, rank.config = None, None
     done = lambda *_: gpu.calls.append(("worker",))  # noqa: E731
     rank._worker = SimpleNamespace(init_worker=done, init_device=done, load_model=done)
-    rank._prepare("name")
+    rank._prepare("name", vocabulary())
     assert gpu.calls[:2] == [("set_device_index", 3), ("group", "nccl")]
     assert gpu.calls[2:] == [("worker",)] * 3
 
