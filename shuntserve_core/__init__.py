@@ -1,7 +1,7 @@
 """The core of shuntserve: types, hook specs, plugin registry, configuration, runtime, commands.
 
 It imports no plugin, and names no cloud and no GPU.  Programs and notebooks find what they need
-here, under the names of `shuntserve_core.library`; it is imported when a name is first used.
+here, under the names of `shuntserve_core.public`; it is imported when a name is first used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shuntserve_core._version import __version__
 
 if TYPE_CHECKING:
-    from shuntserve_core.library import Registry, estimate, load_config, plan, serve, simulate
+    from shuntserve_core.public import Registry, estimate, load_config, plan, serve, simulate
 
 __all__ = ["Registry", "__version__", "estimate", "load_config", "plan", "serve", "simulate"]
 
@@ -17,9 +17,9 @@ __all__ = ["Registry", "__version__", "estimate", "load_config", "plan", "serve"
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from shuntserve_core import library
+    from shuntserve_core import public
 
-    return getattr(library, name)
+    return getattr(public, name)
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import click
 
-from shuntserve_core import hookspecs, library
+from shuntserve_core import hookspecs, public
 from shuntserve_core.cli import COMMANDS, cli
 from shuntserve_core.config.docstrings import field_docs
 from shuntserve_core.config.document import Document
@@ -53,8 +53,8 @@ def write_all() -> None:
 def functions() -> str:
     """Every name of the library with its signature and docstring."""
     parts = []
-    for name in library.__all__:
-        value = getattr(library, name)
+    for name in public.__all__:
+        value = getattr(public, name)
         signature = str(inspect.signature(value)).replace("'", "")
         parts += [
             f"## {name}\n",

@@ -140,7 +140,7 @@ async def test_no_rank_outlives_another(
 
 
 @pytest.mark.parametrize("victim", [1, 2])
-async def test_a_rank_that_hangs_is_missed(
+async def test_a_rank_that_hangs_is_detected(
     llama: Model, stores: Stores, template: TemplateForTests, victim: int
 ) -> None:
     with EngineProcesses(launch_of(llama, LAYERS, DEGREES, stores), template) as engine:
